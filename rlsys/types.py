@@ -114,3 +114,28 @@ class Experience:
     def masked(self) -> bool:
         """Whether a verifier failed on this response: it takes no part in loss, whitening, baselines or denominators."""
         return any(verdict.masked for verdict in self.verdicts)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSummary:
+    """What the driver may know of a prompt's group of samples: metadata only, never tokens.
+
+    Sequences are by sample index, of length n.
+    """
+
+    ordinal: int
+    lengths: tuple[int, ...]
+    """Response tokens."""
+    prompt_length: int
+    oldest_version: PolicyVersion
+    newest_version: PolicyVersion
+    finish_reasons: tuple[FinishReason, ...]
+    rewards: tuple[float, ...] = ()
+    """Empty until verified; NaN where masked."""
+    verdicts: tuple[tuple[Verdict, ...], ...] = ()
+    """Empty until verified; with `detail` emptied."""
+
+    @property
+    def num_masked(self) -> int:
+        """Samples that a failed verifier masks."""
+        return sum(any(verdict.masked for verdict in sample) for sample in self.verdicts)
