@@ -1,0 +1,27 @@
+# make install     .venv with what is pinned for this machine, and .venv/bin/rlsys
+# make quickstart  install, then the whole recipe on this machine's CPU (about 8 minutes), ending with a table
+# make test        install with test tools, then lint, types and tests (at most 25 minutes on two cores)
+.PHONY: install install-test quickstart test lint lock help
+
+help:
+	@grep '^# make' Makefile | cut -c3-
+
+install:
+	@requirements/install.sh run
+
+install-test: install
+	@requirements/install.sh test
+
+quickstart: install
+	.venv/bin/rlsys run configs/quickstart.toml $(ARGS)
+
+lint: install-test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/basedpyright --level error
+
+test: lint
+	.venv/bin/python -m pytest $(ARGS)
+
+lock: install-test
+	.venv/bin/python requirements/lock.py

@@ -1,0 +1,51 @@
+#!/bin/sh
+# Makes .venv with what is pinned for this machine: `install.sh` for running, `install.sh test` with the test tools too.
+set -eu
+cd "$(dirname "$0")/.."
+want=${1:-run}
+say() { printf '%s\n' "rlsys install: $*"; }
+fail() { printf '%s\n' "rlsys install: $*" >&2; exit 1; }
+
+python=${PYTHON:-}
+if [ -z "$python" ]; then
+    for candidate in python3.12 python3.11 python3; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+            python=$candidate
+            break
+        fi
+    done
+fi
+[ -n "$python" ] || fail "needs Python 3.11 or 3.12, found $(python3 --version 2>&1 || echo none); install one, or name it: make install PYTHON=/path/to/python3.12"
+"$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null ||
+    fail "needs Python 3.11 or 3.12, and $python is $("$python" --version 2>&1 || echo missing); name another: make install PYTHON=/path/to/python3.12"
+command -v c++ >/dev/null 2>&1 || command -v g++ >/dev/null 2>&1 ||
+    fail "needs a C++ compiler (DeepSpeed and vLLM compile small kernels) and found neither c++ nor g++; install g++ (Debian: apt-get install g++)"
+
+kind=cpu
+need_gib=6
+if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then
+    kind=gpu
+    need_gib=20
+fi
+stamp=.venv/.installed-$want-$(cat requirements/$kind.txt requirements/test.txt pyproject.toml "$0" | cksum | cut -d' ' -f1)
+[ -f "$stamp" ] && exit 0
+free_gib=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')
+[ "$free_gib" -ge "$need_gib" ] || [ -x .venv/bin/rlsys ] ||
+    fail "needs $need_gib GiB of free disk in $(pwd) and found $free_gib GiB; free some, or clone to another disk"
+
+say "installing the pinned $kind packages into .venv with $("$python" --version) (about 3 minutes the first time)"
+[ -x .venv/bin/python ] || "$python" -m venv .venv || fail "could not make .venv with $python; on Debian install python3-venv"
+pip() { .venv/bin/python -m pip --quiet --disable-pip-version-check "$@"; }
+if [ $kind = gpu ]; then
+    pip install -r requirements/gpu.txt
+    [ "$want" = run ] || pip install -c requirements/gpu.txt -r requirements/test.txt
+else
+    # The CPU build where the configured index has it, else the default build, which also runs without a GPU.
+    pip install torch==2.13.0+cpu 2>/dev/null || pip install torch==2.13.0
+    pip install --no-deps -r requirements/cpu.txt
+    [ "$want" = run ] || pip install --no-deps -r requirements/test.txt
+fi
+pip install --no-deps --no-build-isolation -e .
+rm -f .venv/.installed-"$want"-*
+touch "$stamp"
+say "done: .venv/bin/rlsys"
