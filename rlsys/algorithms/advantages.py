@@ -1,0 +1,128 @@
+"""From scores of responses to advantages of tokens.
+
+Every algorithm takes the same four steps, so that no caller branches on a name:
+
+1. `estimator.baseline(scores, group_ids, keep)` over the global batch (N floats of metadata);
+2. `kl.per_token_rewards`: that number at each response's last token, minus beta KL where the KL is in the reward;
+3. `token_advantages`: GAE with the values of a value model, or with zeros and lambda 1, which is the reward to go;
+4. `whitening.whiten` with moments of the global batch, where `estimator.whiten`.
+
+Shapes: N responses of the global batch, G groups; `keep [N]` bool is False where a verifier failed, and such a
+response is left out of every baseline and gets advantage 0.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from rlsys.algorithms.gae import decoupled_gae
+from rlsys.recipe.algorithm import AlgorithmSettings
+
+Baseline = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class AdvantageEstimator:
+    """One way from scores to advantages."""
+
+    baseline: Baseline
+    """`(scores [N], group_ids [N], keep [N]) -> [N]` float32."""
+    needs_values: bool = False
+    whiten: bool = False
+
+
+def no_baseline(scores: torch.Tensor, group_ids: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """The scores themselves, 0 where not kept."""
+    return torch.where(keep, scores.double(), 0.0).float()
+
+
+def group_mean_baseline(scores: torch.Tensor, group_ids: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """Dr. GRPO (arXiv 2503.20783, section 3.2): r - mean of its group."""
+    centred, _ = _centre(scores, group_ids, keep)
+    return centred.float()
+
+
+def group_std_baseline(scores: torch.Tensor, group_ids: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """GRPO (arXiv 2402.03300, section 4.1.2): (r - mean) / (std + 1e-8) in its group, std unbiased as in the
+    released code."""
+    centred, counts = _centre(scores, group_ids, keep)
+    squares = torch.zeros_like(counts).scatter_add(0, group_ids, centred**2)
+    std = (squares / (counts - 1).clamp(min=1)).sqrt()
+    return (centred / (std[group_ids] + 1e-8)).float()
+
+
+def leave_one_out_baseline(scores: torch.Tensor, group_ids: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """RLOO (arXiv 2402.14740, eq. 8): r - mean of the others in its group = (r - mean) n / (n - 1); 0 for one alone."""
+    centred, counts = _centre(scores, group_ids, keep)
+    return (centred * (counts / (counts - 1).clamp(min=1))[group_ids]).float()
+
+
+def _centre(scores: torch.Tensor, group_ids: torch.Tensor, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores minus their group's mean over what is kept, `[N]` float64, and how many are kept in each group, `[G]`.
+
+    A group of equal scores centres to exactly 0: the mean of equal numbers can be one rounding away from them, and
+    dividing that by std + 1e-8 would make an advantage out of nothing.
+    """
+    assert scores.shape == group_ids.shape == keep.shape and scores.ndim == 1, (scores.shape, keep.shape)
+    num_groups = int(group_ids.max()) + 1 if len(group_ids) else 0
+    clean = torch.where(keep, scores.double(), 0.0)
+    zeros = clean.new_zeros(num_groups)
+    counts = zeros.scatter_add(0, group_ids, keep.double())
+    means = zeros.scatter_add(0, group_ids, clean) / counts.clamp(min=1)
+    lowest = torch.full_like(zeros, torch.inf).scatter_reduce(
+        0, group_ids, torch.where(keep, scores.double(), torch.inf), "amin"
+    )
+    highest = torch.full_like(zeros, -torch.inf).scatter_reduce(
+        0, group_ids, torch.where(keep, scores.double(), -torch.inf), "amax"
+    )
+    varies = keep & (lowest < highest)[group_ids]
+    return torch.where(varies, clean - means[group_ids], 0.0), counts
+
+
+ADVANTAGES: dict[str, AdvantageEstimator] = {
+    "gae": AdvantageEstimator(no_baseline, needs_values=True, whiten=True),
+    "grpo": AdvantageEstimator(group_std_baseline),
+    "dr_grpo": AdvantageEstimator(group_mean_baseline),
+    "rloo": AdvantageEstimator(leave_one_out_baseline),
+    "reinforce_pp": AdvantageEstimator(no_baseline, whiten=True),
+    "reinforce_pp_baseline": AdvantageEstimator(group_mean_baseline, whiten=True),
+}
+"""`reinforce_pp` and its variant with a group baseline: REINFORCE++, arXiv 2501.03262."""
+
+
+def token_advantages(
+    rewards: torch.Tensor,
+    values: torch.Tensor | None,
+    mask: torch.Tensor,
+    settings: AlgorithmSettings,
+    *,
+    sequence_ids: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Advantages of tokens before whitening, and the value model's targets (of use only where there is one).
+
+    Args:
+        rewards: `[R, L]` float32, from `per_token_rewards`.
+        values: `[R, L]` float32, or None where the estimator has no value model: then the advantage is the reward to
+            go.
+        mask: `[R, L]`, 1 at response tokens.
+
+    Returns:
+        Advantages and returns, `[R, L]` float32, 0 where the mask is 0.
+    """
+    needs_values = ADVANTAGES[settings.advantage].needs_values
+    assert needs_values == (values is not None), f"advantage {settings.advantage!r} and a value model do not match"
+    return decoupled_gae(
+        rewards,
+        torch.zeros_like(rewards) if values is None else values,
+        mask,
+        gamma=settings.gamma,
+        lam=settings.lam if needs_values else 1.0,
+        value_lam=settings.value_lam,
+        sequence_ids=sequence_ids,
+    )
+
+
+def should_whiten(settings: AlgorithmSettings) -> bool:
+    """Whether step 4 applies: the recipe's word, else the estimator's habit."""
+    return ADVANTAGES[settings.advantage].whiten if settings.whiten is None else settings.whiten

@@ -1,0 +1,183 @@
+"""What is optimised: losses, advantages, KL, lag correction, schedules and the safety of a step.
+
+The names here are literals so that a recipe is checked without importing torch; a test holds them equal to the
+registries of `rlsys.algorithms`.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rlsys.recipe.section import Section
+
+PolicyLossName = Literal["ppo_clip", "cispo", "gspo", "reinforce"]
+AdvantageName = Literal["gae", "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline"]
+KlEstimator = Literal["k1", "k2", "k3"]
+Aggregation = Literal["token", "sequence", "fixed_length"]
+LagCorrectionName = Literal["none", "truncated", "mask", "sequence_truncated", "sequence_mask", "decoupled"]
+PreferenceLossName = Literal["dpo_norm", "dpo", "ipo", "simpo"]
+ScheduleKind = Literal["constant", "linear", "cosine"]
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+class LagCorrectionSettings(Section):
+    """How the difference between the policy that sampled (behaviour) and the learner's (proximal) is corrected."""
+
+    name: LagCorrectionName = "truncated"
+    """`none`; `truncated`: weights min(ratio, upper); `mask` (IcePop): the ratio inside [lower, upper], 0 outside;
+    `sequence_*`: the same with one ratio for the whole response; `decoupled`: the ratio itself."""
+    upper: Positive = 2.0
+    lower: NonNegative = 0.5
+    """Only the `*mask` kinds have a lower bound."""
+
+    @model_validator(mode="after")
+    def _bounds_are_ordered(self) -> Self:
+        if self.lower >= self.upper:
+            raise ValueError(f"lag_correction.lower must be below upper; got {self.lower} and {self.upper}")
+        return self
+
+
+class OverlongSettings(Section):
+    """DAPO's soft punishment of long responses; off while `buffer_tokens` is 0."""
+
+    buffer_tokens: Annotated[int, Field(ge=0)] = 0
+    """The punishment grows over the last so many tokens before the longest response allowed."""
+    penalty: NonNegative = 1.0
+    """Subtracted from the score of a response of the longest length."""
+
+
+class SafetySettings(Section):
+    """What happens to a step that would poison the weights: it is skipped, counted and named."""
+
+    max_skipped_in_a_row: Annotated[int, Field(ge=1)] = 5
+    """The run stops with an error at this many skipped steps in a row."""
+
+
+class ScheduleSettings(Section):
+    """Learning rate as a function of the optimizer step."""
+
+    kind: ScheduleKind = "linear"
+    warmup_fraction: Probability = 0.0
+    """Of all optimizer steps; rounded up."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Instead of the fraction."""
+    final_fraction: Fraction = 0.0
+    """Of the peak, reached at the end of a decay."""
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> Self:
+        if self.warmup_steps is not None and self.warmup_fraction:
+            raise ValueError("set warmup_fraction or warmup_steps, not both")
+        return self
+
+
+class AlgorithmSettings(Section):
+    """The policy-gradient algorithm of an RLVR stage. The defaults are Tülu 3's PPO."""
+
+    policy_loss: PolicyLossName = "ppo_clip"
+    advantage: AdvantageName = "gae"
+    aggregation: Aggregation = "token"
+    """`token`: every token of the step weighs the same; `sequence`: every response does; `fixed_length` (Dr. GRPO):
+    tokens divided by the longest length allowed, then by the number of responses."""
+
+    gamma: Fraction = 1.0
+    lam: Fraction = 0.95
+    value_lam: Fraction | None = None
+    """Another lambda for the targets of the value model (decoupled GAE); the same one when absent."""
+    whiten: bool | None = None
+    """Whether advantages are whitened over the global batch; the advantage's own habit when absent."""
+
+    clip: Positive = 0.2
+    clip_high: Positive | None = None
+    """Upper clip (DAPO's clip-higher); `clip` when absent."""
+    dual_clip: Annotated[float, Field(gt=1)] | None = None
+    """Bound of the loss of a negative advantage, as a multiple of it (usually 3); off when absent."""
+    entropy_coef: NonNegative = 0.0
+
+    kl_in: Literal["none", "reward", "loss"] = "reward"
+    kl_estimator: KlEstimator = "k1"
+    kl_beta: NonNegative = 0.05
+
+    value_clip: NonNegative = 0.2
+    """0 turns it off."""
+    value_coef: Positive = 0.1
+    value_warmup_batches: Annotated[int, Field(ge=0)] = 0
+    """Rollout batches at the start of the stage that train the value model alone."""
+
+    epochs_per_batch: Annotated[int, Field(ge=1)] = 4
+    """Passes over each rollout batch."""
+    minibatches: Annotated[int, Field(ge=1)] = 1
+    """Optimizer steps in one pass."""
+
+    filter_equal_groups: bool = False
+    """DAPO's dynamic sampling: a group whose rewards are all equal is dropped and replaced."""
+    overlong: OverlongSettings = OverlongSettings()
+    lag_correction: LagCorrectionSettings = LagCorrectionSettings()
+    safety: SafetySettings = SafetySettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kl_in == "loss" and self.kl_estimator == "k1":
+            raise ValueError("k1 as a loss has a gradient of mean zero; set kl_estimator to 'k2' or 'k3'")
+        if self.kl_in != "none" and self.kl_beta == 0:
+            raise ValueError(f"kl_in = {self.kl_in!r} with kl_beta = 0 does nothing; set kl_in to 'none'")
+        if self.clip >= 1 and self.policy_loss != "cispo":
+            raise ValueError(f"clip must be below 1; got {self.clip}")
+        if self.dual_clip is not None and self.policy_loss not in ("ppo_clip", "gspo"):
+            raise ValueError(f"policy_loss = {self.policy_loss!r} has no dual clip; remove dual_clip")
+        if self.value_lam is not None and not self.needs_values:
+            raise ValueError(f"advantage = {self.advantage!r} has no value model; remove value_lam")
+        if self.filter_equal_groups and self.advantage in ("gae", "reinforce_pp"):
+            raise ValueError(f"advantage = {self.advantage!r} has no groups; remove filter_equal_groups")
+        return self
+
+    @property
+    def needs_values(self) -> bool:
+        """Whether a value model is trained beside the policy."""
+        return self.advantage == "gae"
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether reference logprobs are computed for every batch."""
+        return self.kl_in != "none"
+
+    @property
+    def needs_groups(self) -> bool:
+        """Whether the baseline is a mean over several samples of one prompt."""
+        return self.advantage in ("grpo", "dr_grpo", "rloo", "reinforce_pp_baseline")
+
+
+class PreferenceLossSettings(Section):
+    """The loss over pairs of a chosen and a rejected response. The defaults are Tülu 3's."""
+
+    name: PreferenceLossName = "dpo_norm"
+    beta: Positive = 5.0
+    """5 suits length-normalised losses; plain `dpo` uses about 0.1."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """cDPO: the probability that a label is flipped."""
+    simpo_margin: NonNegative = 0.5
+    """SimPO's gamma."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.name == "ipo" and self.label_smoothing:
+            raise ValueError("ipo has no label smoothing; remove label_smoothing")
+        return self
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the loss compares with a reference model."""
+        return self.name != "simpo"
+
+
+class RewardLossSettings(Section):
+    """The Bradley-Terry loss of a reward model."""
+
+    use_margins: bool = False
+    """Subtract the pair's margin (difference of the judges' ratings) from the difference of scores."""
+    center_coef: NonNegative = 0.0
+    """Coefficient of (chosen + rejected)^2, which keeps scores around zero."""
