@@ -1,0 +1,45 @@
+"""`[cluster]`: how many of each actor, and what each holds."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from rlsys.recipe.section import Section
+
+
+class ClusterSettings(Section):
+    """The actors of a recipe; the same for all its stages, so that processes stay up from one to the next."""
+
+    address: str = "local"
+    """`local` starts a Ray cluster on this machine; `auto` attaches to a running one; or `ray://…` / `host:port`."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """`auto`: GPUs where the cluster has any."""
+    learner_ranks: PositiveInt = 1
+    value_ranks: PositiveInt = 1
+    reference_ranks: PositiveInt = 1
+    rollout_workers: PositiveInt = 1
+    verifier_workers: PositiveInt = 1
+    """Ray actors, each with a pool of `verifiers.workers` processes."""
+    colocate: tuple[Literal["value", "reference"], ...] = ("value", "reference")
+    """Groups that share the learner's GPUs rank by rank; the others get GPUs of their own."""
+    cpus_per_rank: PositiveFloat = 1.0
+    cpus_per_rollout_worker: PositiveFloat = 1.0
+    cpus_per_verifier_worker: PositiveFloat = 1.0
+    oversubscribe_cpus: bool = False
+    """Lets the actors share cores: all of them on a laptop's two. Placement then counts only memory and GPUs."""
+    start_timeout_s: PositiveFloat = 600.0
+    """Deadline for placing and starting every actor."""
+    operation_timeout_s: PositiveFloat = 1800.0
+    """Deadline for one training, scoring or checkpoint call on a group."""
+    heartbeat_s: PositiveFloat = Field(default=10.0, le=20.0)
+    """Interval at which actors are asked whether they live; a death is noticed within three of them."""
+
+    @model_validator(mode="after")
+    def _colocated_ranks_agree(self) -> "ClusterSettings":
+        for group, ranks in (("value", self.value_ranks), ("reference", self.reference_ranks)):
+            if group in self.colocate and ranks > self.learner_ranks:
+                raise ValueError(
+                    f"{group}_ranks is {ranks} but only {self.learner_ranks} learner ranks can be shared; "
+                    f"lower {group}_ranks or take '{group}' out of colocate"
+                )
+        return self

@@ -1,0 +1,29 @@
+"""`[evaluation]`: held-out sets, decided by verifiers in `eval` mode."""
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+
+from rlsys.recipe.section import Section
+
+
+class EvaluationSettings(Section):
+    """Test sets are read at the end of a stage; development sets choose the checkpoint that RLVR exports."""
+
+    test: dict[str, str] = Field(default_factory=dict)
+    """Set name to prompt file (or `stage:NAME/FILE`). Accuracy is reported for the set and for each `source` in it."""
+    development: dict[str, str] = Field(default_factory=dict)
+    temperatures: tuple[NonNegativeFloat, ...] = (1.0, 0.0)
+    """Each is evaluated; the first one decides the best checkpoint. 0 is greedy."""
+    limit: PositiveInt | None = None
+    """At most so many prompts of each set, its first ones."""
+    max_tokens: PositiveInt = 1024
+    max_prompt_length: PositiveInt = 2048
+    samples: PositiveInt = 1
+    """Responses for each prompt at temperatures above 0; accuracy is their mean."""
+    every: NonNegativeInt = 0
+    """In RLVR: development sets every so many batches; 0 is only at the end."""
+
+    @model_validator(mode="after")
+    def _has_temperatures(self) -> "EvaluationSettings":
+        if not self.temperatures:
+            raise ValueError("temperatures is empty; name at least one, such as 1.0")
+        return self

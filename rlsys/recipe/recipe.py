@@ -1,0 +1,90 @@
+"""The whole recipe: only the launcher and the topologies see all of it."""
+
+import glob
+from pathlib import Path
+
+from pydantic import Field, NonNegativeInt
+
+from rlsys.recipe import stages
+from rlsys.recipe.cluster import ClusterSettings
+from rlsys.recipe.model import ModelSettings
+from rlsys.recipe.rollout import RolloutSettings
+from rlsys.recipe.section import Section
+from rlsys.recipe.stages import PREVIOUS, AnyStage
+from rlsys.recipe.tracking import TrackingSettings
+
+STAGE_KINDS: dict[str, type[stages.Stage]] = {
+    "world": stages.WorldStage,
+    "sft": stages.SftStage,
+    "preferences": stages.PreferencesStage,
+    "reward": stages.RewardStage,
+    "dpo": stages.DpoStage,
+    "rlvr": stages.RlvrStage,
+    "evaluate": stages.EvaluateStage,
+}
+SHARED_SECTIONS = ("learner", "verifiers", "evaluation", "sampling", "decontamination", "checkpoint")
+"""Top-level tables that every stage which has such a section starts from."""
+
+STAGE_REFERENCE = "stage:"
+HUB = "hf:"
+PRODUCES = {"sft": "policy", "dpo": "policy", "rlvr": "policy", "preferences": "pairs", "reward": "reward model"}
+
+
+class Recipe(Section):
+    """One run: a model, a cluster and a list of stages."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The run's folder under `runs`."""
+    seed: NonNegativeInt = 0
+    """Every random choice of the run is drawn from it."""
+    deterministic: bool = False
+    """Fixed assignment of prompts to workers and of work to time: the same seed gives the same weights, bit for bit, on CPU."""
+    runs: str = "runs"
+    """Where run folders are; on a cluster, a folder that all nodes share."""
+    model: ModelSettings
+    cluster: ClusterSettings = ClusterSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    stage: tuple[AnyStage, ...] = Field(min_length=1)
+
+    def stage_named(self, label: str) -> AnyStage:
+        """The stage of that name; KeyError where there is none."""
+        return {stage.label: stage for stage in self.stage}[label]
+
+    def faults(self) -> list[str]:
+        """What is wrong across sections, each with its fix; empty when the recipe can run."""
+        found: list[str] = []
+        before: dict[str, str] = {}
+        for stage in self.stage:
+            if stage.label in before:
+                found.append(f"{stage.label}: two stages have this name; give one of them another name")
+            found += _missing_inputs(stage, before)
+            for key, path in stages.paths_read(stage):
+                found += _path_faults(f"{stage.label}.{key}", path, before)
+            before[stage.label] = stage.kind
+        return found
+
+
+def _missing_inputs(stage: AnyStage, before: dict[str, str]) -> list[str]:
+    made = {PRODUCES[kind] for kind in before.values() if kind in PRODUCES}
+    wanted = []
+    if isinstance(stage, stages.RewardStage | stages.DpoStage) and not stage.data.source:
+        wanted.append(("pairs", stage.pairs, "pairs"))
+    if isinstance(stage, stages.RlvrStage) and stage.algorithm.needs_values:
+        wanted.append(("value_from", stage.value_from, "reward model"))
+    return [
+        f"{stage.label}.{key}: no earlier stage makes a {product}; add such a stage, or give a folder"
+        for key, reference, product in wanted
+        if reference == PREVIOUS and product not in made
+    ]
+
+
+def _path_faults(key: str, path: str, before: dict[str, str]) -> list[str]:
+    if path.startswith(STAGE_REFERENCE):
+        label = path.removeprefix(STAGE_REFERENCE).split("/")[0]
+        if label not in before:
+            known = ", ".join(before) or "none"
+            return [f"{key}: no earlier stage is called {label}; got '{path}'; stages before it: {known}"]
+    elif not path.startswith(HUB) and not glob.glob(str(Path(path).expanduser())):
+        return [f"{key}: no such file or folder; got '{path}'; mend the path, or download the data there"]
+    return []

@@ -1,0 +1,196 @@
+"""`[[stage]]`: what each stage of a recipe reads, optimises and leaves behind."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from rlsys.recipe.algorithm import AlgorithmSettings, PreferenceLossSettings, RewardLossSettings
+from rlsys.recipe.data import DataSettings
+from rlsys.recipe.decontamination import Decontamination
+from rlsys.recipe.evaluation import EvaluationSettings
+from rlsys.recipe.learner import LearnerSettings
+from rlsys.recipe.rollout import SamplingSettings
+from rlsys.recipe.section import Section
+from rlsys.recipe.verifiers import VerifierSettings
+
+PREVIOUS = "previous"
+"""The newest output of the wanted kind (policy, pairs or reward model) that an earlier stage made."""
+FROM_POLICY = "policy"
+
+
+class Stage(Section):
+    """What every stage has."""
+
+    name: str = ""
+    """How overrides, `stage:` references and the run folder call it; its kind unless given."""
+
+    @property
+    def label(self) -> str:
+        """The name, or the kind where none was given."""
+        return self.name or self.kind  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class WorldStage(Stage):
+    """Writes the tiny world of the quickstart: demonstrations.jsonl, prompts.jsonl, development.jsonl, test.jsonl."""
+
+    kind: Literal["world"]
+    demonstrations: PositiveInt = 24_000
+    prompts: PositiveInt = 20_000
+    held_out: PositiveInt = 1_000
+
+
+class CheckpointSettings(Section):
+    """Transactional checkpoints within a stage."""
+
+    every: NonNegativeInt = 0
+    """Optimizer steps (supervised stages) or batches (RLVR) between checkpoints; 0 is only at the end of the stage."""
+    keep: PositiveInt = 2
+    """The newest so many stay."""
+    background: bool = True
+    """Digests and the commit run while training goes on."""
+
+
+class SupervisedStage(Stage):
+    """What the stages that read a fixed data set have in common."""
+
+    learner: LearnerSettings
+    batch_size: PositiveInt
+    """Rows (pairs, for preference stages) of one optimizer step, over all ranks."""
+    epochs: PositiveInt = 1
+    max_steps: PositiveInt | None = None
+    """Ends the stage early; the learning-rate schedule is fitted to it."""
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    decontamination: Decontamination | None = None
+    """A gate before the first step."""
+
+
+class SftStage(SupervisedStage):
+    """Supervised fine-tuning, the loss on assistant tokens only."""
+
+    kind: Literal["sft"]
+    policy: str = PREVIOUS
+    data: DataSettings
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+
+class PreferencesStage(Stage):
+    """On-policy pairs: several samples a prompt, decided by the verifiers."""
+
+    kind: Literal["preferences"]
+    policy: str = PREVIOUS
+    prompts: DataSettings
+    num_prompts: PositiveInt | None = None
+    samples: PositiveInt = Field(default=4, ge=2)
+    sampling: SamplingSettings = SamplingSettings()
+    verifiers: VerifierSettings = VerifierSettings()
+
+
+class RewardStage(SupervisedStage):
+    """A reward model on pairs, from the policy's weights with a scalar head."""
+
+    kind: Literal["reward"]
+    policy: str = PREVIOUS
+    pairs: str = PREVIOUS
+    """A folder of pairs that a preferences stage wrote; not used where `data` names sources."""
+    data: DataSettings = DataSettings()
+    loss: RewardLossSettings = RewardLossSettings()
+
+
+class DpoStage(SupervisedStage):
+    """Direct preference optimisation, length-normalised unless the loss says otherwise."""
+
+    kind: Literal["dpo"]
+    policy: str = PREVIOUS
+    pairs: str = PREVIOUS
+    """A folder of pairs that a preferences stage wrote; not used where `data` names sources."""
+    data: DataSettings = DataSettings()
+    loss: PreferenceLossSettings = PreferenceLossSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+
+class RlvrStage(Stage):
+    """Reinforcement learning with verifiable rewards."""
+
+    kind: Literal["rlvr"]
+    policy: str = PREVIOUS
+    value_from: str = PREVIOUS
+    """The reward model that the value model starts from; `policy` starts it from the policy with a new head."""
+    prompts: DataSettings
+    learner: LearnerSettings
+    value: LearnerSettings | None = None
+    """The value model's learner settings; the policy's when absent."""
+    algorithm: AlgorithmSettings = AlgorithmSettings()
+    verifiers: VerifierSettings = VerifierSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    decontamination: Decontamination | None = None
+    batch_groups: PositiveInt
+    """Prompts of one rollout batch."""
+    samples: PositiveInt = 1
+    """Responses for each prompt."""
+    batches: PositiveInt
+    """Rollout batches of the stage; episodes are batches x batch_groups x samples."""
+    max_staleness: NonNegativeInt = 1
+    over_age: Literal["drop", "mask"] = "drop"
+    """What happens to a group, or to its tokens, sampled too long ago."""
+    max_attempts: PositiveInt = 3
+    """How often a prompt is sampled again after a dead worker or an over-age drop."""
+    groups_per_call: PositiveInt = 1
+    """Prompts handed to a rollout worker at a time; more of them cost less overhead and finish together."""
+    shuffle_rewards: bool = False
+    """Control experiment: rewards are permuted over the batch, so that nothing can be learned from them."""
+    save_rollouts_every: NonNegativeInt = 1
+    """Batches between rollout files; 0 writes none."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RlvrStage":
+        if self.algorithm.needs_groups and self.samples < 2:
+            raise ValueError(
+                f"advantage '{self.algorithm.advantage}' needs several samples of a prompt; set samples to 2 or more"
+            )
+        if self.algorithm.minibatches > self.batch_groups * self.samples:
+            raise ValueError(
+                f"{self.algorithm.minibatches} minibatches of {self.batch_groups * self.samples} responses would be empty; "
+                "lower algorithm.minibatches"
+            )
+        return self
+
+    @property
+    def value_learner(self) -> LearnerSettings:
+        """The value model's settings."""
+        return self.value or self.learner
+
+
+class EvaluateStage(Stage):
+    """Held-out accuracy of the newest policy."""
+
+    kind: Literal["evaluate"]
+    policy: str = PREVIOUS
+    evaluation: EvaluationSettings
+    verifiers: VerifierSettings = VerifierSettings()
+
+
+AnyStage = Annotated[
+    WorldStage | SftStage | PreferencesStage | RewardStage | DpoStage | RlvrStage | EvaluateStage,
+    Field(discriminator="kind"),
+]
+
+
+def paths_read(stage: AnyStage) -> list[tuple[str, str]]:
+    """Every file or folder that the stage reads, by the key that names it; what earlier stages leave is not among them."""
+    fields = {key: getattr(stage, key) for key in type(stage).model_fields}
+    paths = [
+        (key, fields[key])
+        for key in ("policy", "pairs", "value_from")
+        if fields.get(key) not in (None, PREVIOUS, FROM_POLICY)
+    ]
+    for key, settings in fields.items():
+        if isinstance(settings, DataSettings):
+            paths += [(f"{key}.source.{source.label}", source.path) for source in settings.source]
+        elif isinstance(settings, EvaluationSettings):
+            paths += [(f"{key}.test.{name}", path) for name, path in settings.test.items()]
+            paths += [(f"{key}.development.{name}", path) for name, path in settings.development.items()]
+        elif isinstance(settings, Decontamination):
+            paths += [(f"{key}.evals", path) for path in settings.evals]
+    return paths
