@@ -1,0 +1,10 @@
+"""Instruction following: the 25 constraints of IFEval, IFEvalG's training constraints and IFBench's.
+
+Two modes: `eval` is equal to the published reference, `reward` is what a policy is paid for. The same constraints
+describe themselves and draw their arguments, so that prompts with added constraints are made of what can be verified.
+"""
+
+from rlsys.verifiers.ifeval.ground_truth import check_ifeval_ground_truth, parse_ground_truth
+from rlsys.verifiers.ifeval.verify import verify_ifeval
+
+__all__ = ["check_ifeval_ground_truth", "parse_ground_truth", "verify_ifeval"]

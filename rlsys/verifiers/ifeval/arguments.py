@@ -1,0 +1,105 @@
+"""The kinds of argument a constraint takes: what is accepted when a data set loads, and what is refused."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+Relation: TypeAlias = str
+"""One of RELATIONS. Upstream knows the first two; Tülu 3's data also says `at most`."""
+
+RELATIONS = ("at least", "less than", "at most")
+
+MAX_TEXT_LENGTH = 20_000
+MAX_KEYWORD_LENGTH = 200
+
+
+def holds(count: int, relation: Relation, threshold: int) -> bool:
+    """Whether `count` stands in `relation` to `threshold`.
+
+    >>> holds(3, "at least", 3), holds(3, "less than", 3), holds(3, "at most", 3)
+    (True, False, True)
+    """
+    if relation == "at least":
+        return count >= threshold
+    return count < threshold if relation == "less than" else count <= threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A kind of argument: `parse` returns the value in its one form, or raises ValueError saying what is expected."""
+
+    expected: str
+    parse: Callable[[Any], Any]
+
+
+def count(minimum: int = 1, maximum: int = 100_000) -> Argument:
+    """An integer; an integral float is one too, since some published data sets write all numbers as floats."""
+    expected = f"an integer from {minimum} to {maximum}"
+
+    def parse(value: Any) -> int:
+        integral = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        if isinstance(value, bool) or not integral or not minimum <= value <= maximum:
+            raise ValueError(expected)
+        return int(value)
+
+    return Argument(expected, parse)
+
+
+def choice(*options: str) -> Argument:
+    """One of a few strings."""
+    expected = "one of " + ", ".join(repr(option) for option in options)
+
+    def parse(value: Any) -> str:
+        if value not in options:
+            raise ValueError(expected)
+        return value
+
+    return Argument(expected, parse)
+
+
+def text(maximum: int = MAX_TEXT_LENGTH) -> Argument:
+    """A string that is not blank, stripped."""
+    expected = f"a string of 1 to {maximum} characters that is not blank"
+
+    def parse(value: Any) -> str:
+        if not isinstance(value, str) or not value.strip() or len(value) > maximum:
+            raise ValueError(expected)
+        return value.strip()
+
+    return Argument(expected, parse)
+
+
+def keyword() -> Argument:
+    """A keyword: matched literally, never as a pattern."""
+    return text(MAX_KEYWORD_LENGTH)
+
+
+def keywords() -> Argument:
+    """A list of keywords, not empty."""
+    expected = f"a non-empty list of keywords, each of 1 to {MAX_KEYWORD_LENGTH} characters"
+    one = keyword()
+
+    def parse(value: Any) -> tuple[str, ...]:
+        if not isinstance(value, list | tuple) or not value:
+            raise ValueError(expected)
+        try:
+            return tuple(one.parse(item) for item in value)
+        except ValueError as error:
+            raise ValueError(expected) from error
+
+    return Argument(expected, parse)
+
+
+def character() -> Argument:
+    """One character that is not white space."""
+    expected = "a single character"
+
+    def parse(value: Any) -> str:
+        if not isinstance(value, str) or len(value.strip()) != 1:
+            raise ValueError(expected)
+        return value.strip().lower()
+
+    return Argument(expected, parse)
+
+
+RELATION = choice(*RELATIONS)
