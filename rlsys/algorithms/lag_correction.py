@@ -107,7 +107,7 @@ def lag_correction(
 
     Returns:
         The weights, and sums: per fresh token `policy/{mismatch_kl,mismatch_abs}`, per stale token `policy/lag_kl`,
-        per token `policy/{lag_touched_frac,lag_weight,lag_weight_sq}`. The KLs are KL(behaviour || proximal) by k3.
+        per token `policy/lag_touched_frac`, `policy/lag_weight/{mean,sq}`. The KLs are KL(behaviour || proximal) by k3.
     """
     keep = mask != 0
     log_ratio = torch.where(keep, proximal_logprobs.detach().float() - behaviour_logprobs.detach().float(), 0.0)
@@ -123,7 +123,7 @@ def lag_correction(
         "policy/lag_kl@stale_tokens": masked_sum(kl, stale),
         "@stale_tokens": count(stale),
         "policy/lag_touched_frac@tokens": masked_sum(touched.float(), mask),
-        "policy/lag_weight@tokens": masked_sum(weights, mask),
-        "policy/lag_weight_sq@tokens": masked_sum(weights.double() ** 2, mask),
+        "policy/lag_weight/mean@tokens": masked_sum(weights, mask),
+        "policy/lag_weight/sq@tokens": masked_sum(weights.double() ** 2, mask),
         "@tokens": count(mask),
     }

@@ -36,8 +36,8 @@ def add_sums(parts: Iterable[Mapping[str, torch.Tensor]]) -> MetricSums:
 def finish_sums(sums: Mapping[str, torch.Tensor | float]) -> dict[str, float]:
     """Sums of the whole step to metrics. A mean over no units is left out.
 
-    `x_sq@unit` beside `x@unit` gives `x/std`, and residuals of the value model give `value/explained_variance`:
-    1 - Var(returns - values) / Var(returns), left out where returns do not vary.
+    `x/sq@unit` (a sum of squares) beside `x/mean@unit` gives `x/std`; returns and residuals of the value model give
+    `value/explained_variance`: 1 - Var(returns - values) / Var(returns), left out where returns do not vary.
     """
     values = {key: float(value) for key, value in sums.items()}
     metrics = {key: value for key, value in values.items() if "@" not in key}
@@ -45,9 +45,9 @@ def finish_sums(sums: Mapping[str, torch.Tensor | float]) -> dict[str, float]:
         name, at, unit = key.partition("@")
         if at and name and values[f"@{unit}"]:
             metrics[name] = value / values[f"@{unit}"]
-    for name in [name for name in metrics if name.endswith("_sq")]:
-        mean_of_squares, stem = metrics.pop(name), name.removesuffix("_sq")
-        metrics[f"{stem}/std"] = max(mean_of_squares - metrics[stem] ** 2, 0.0) ** 0.5
+    for name in [name for name in metrics if name.endswith("/sq")]:
+        stem, mean_of_squares = name.removesuffix("/sq"), metrics.pop(name)
+        metrics[f"{stem}/std"] = max(mean_of_squares - metrics[f"{stem}/mean"] ** 2, 0.0) ** 0.5
     if metrics.get("value/return/std"):
         ratio = metrics["value/residual/std"] / metrics["value/return/std"]
         metrics["value/explained_variance"] = 1 - ratio**2

@@ -122,8 +122,8 @@ def policy_loss(
         max_length: the longest response allowed, tokens; for `aggregation = "fixed_length"`.
 
     Returns:
-        The loss, and sums: `loss/policy` (the whole loss); means per token of
-        `policy/{clip_frac,approx_kl,entropy,ratio, ratio_sq,advantage,advantage_sq,reference_kl}`, as far as the
+        The loss, and sums: `loss/policy` (the whole loss); per token
+        `policy/{clip_frac,approx_kl,entropy,reference_kl}` and `policy/{ratio,advantage}/{mean,sq}`, as far as the
         batch has what they need; the count `@tokens`.
     """
     keep = batch.mask != 0
@@ -166,10 +166,10 @@ def _policy_sums(batch: PolicyBatch, terms: PolicyTerms) -> MetricSums:
     per_token = {
         "policy/clip_frac": terms.clipped.float(),
         "policy/approx_kl": torch.expm1(log_ratio) - log_ratio,
-        "policy/ratio": terms.ratio,
-        "policy/ratio_sq": terms.ratio.double() ** 2,
-        "policy/advantage": batch.advantages,
-        "policy/advantage_sq": batch.advantages.double() ** 2,
+        "policy/ratio/mean": terms.ratio,
+        "policy/ratio/sq": terms.ratio.double() ** 2,
+        "policy/advantage/mean": batch.advantages,
+        "policy/advantage/sq": batch.advantages.double() ** 2,
     }
     if batch.entropy is not None:
         per_token["policy/entropy"] = batch.entropy

@@ -25,8 +25,9 @@ def value_loss(
         denominator: tokens of the whole optimizer step over all ranks and accumulation.
 
     Returns:
-        The loss (without `value_coef`), and sums: `loss/value`; per token `value/{clip_frac,return,return_sq,residual,
-        residual_sq}`, of which `finish_sums` makes `value/explained_variance`; residuals are those of `old_values`.
+        The loss (without `value_coef`), and sums: `loss/value`; per token `value/clip_frac` and
+        `value/{return,residual}/{mean,sq}`, of which `finish_sums` makes `value/explained_variance`; residuals are
+        those of `old_values`.
     """
     keep = mask != 0
     values, old_values, returns = (torch.where(keep, x.float(), 0.0) for x in (values, old_values, returns))
@@ -40,10 +41,10 @@ def value_loss(
     residual = returns.double() - old_values.double()
     per_token = {
         "value/clip_frac": was_clipped.float(),
-        "value/return": returns,
-        "value/return_sq": returns.double() ** 2,
-        "value/residual": residual,
-        "value/residual_sq": residual**2,
+        "value/return/mean": returns,
+        "value/return/sq": returns.double() ** 2,
+        "value/residual/mean": residual,
+        "value/residual/sq": residual**2,
     }
     sums = {f"{name}@tokens": masked_sum(x, mask) for name, x in per_token.items()}
     return loss, {"loss/value": loss.detach().double(), "@tokens": count(mask)} | sums

@@ -1,0 +1,86 @@
+"""The names of metrics: `namespace/name[/stat]`, the same in metrics.jsonl, wandb and Prometheus."""
+
+import difflib
+import re
+from functools import lru_cache
+
+METRICS: dict[str, str] = {
+    "reward/{mean,std,max,min}": "score of a response, over responses that no failed verifier masks",
+    "reward/missing_eos_frac": "responses without an end token",
+    "reward/<source>/{mean,std}": "the same for one verifier or source",
+    "verifier/<verifier>/{correct,wrong,unparsable,timeout,error}_frac": "share of verdicts with that outcome",
+    "verifier/latency_s/{p50,p99}": "seconds for one verdict",
+    "rollout/length/{mean,max}": "response tokens, the end token included",
+    "rollout/{truncated,informative_groups}_frac": "responses cut at the longest length; groups whose rewards differ",
+    "loss/{policy,value,supervised,preference,reward}": "the loss of the whole optimizer step",
+    "supervised/nll": "negative log-likelihood of a target token, nats",
+    "preference/{accuracy,margin,chosen_reward,rejected_reward}": "implicit rewards of pairs",
+    "reward_model/{accuracy,margin,chosen_reward,rejected_reward}": "scores of pairs",
+    "policy/{entropy,clip_frac}": "nats a token; share of tokens that a clip holds",
+    "policy/{approx_kl,reference_kl}": "KL a token between old and new policy, and from policy to reference, nats",
+    "policy/{ratio,advantage}/{mean,std}": "importance ratio of the update; advantage as trained on",
+    "policy/{mismatch_kl,mismatch_abs}": "engine against learner at the same weights, a token",
+    "policy/lag_kl": "KL from the policy that sampled stale tokens to the learner's, a token",
+    "policy/lag_touched_frac": "tokens whose lag weight was truncated or masked",
+    "policy/lag_weight/{mean,std}": "weight of a token from the lag correction",
+    "value/explained_variance": "1 - Var(returns - values) / Var(returns)",
+    "value/clip_frac": "tokens whose value loss is the clipped one",
+    "value/{return,residual}/{mean,std}": "targets of the value model, and targets minus values",
+    "staleness/{mean,max}_steps": "learner's version minus a token's, at consumption",
+    "staleness/dropped": "groups dropped for their age, since the start of the stage",
+    "optim/{lr,grad_norm}": "of the step",
+    "optim/value_{lr,grad_norm}": "of the value model",
+    "skipped/<reason>": "steps not applied to the weights, since the start of the stage",
+    "perf/{tokens_per_s,samples_per_s}": "trained response tokens and responses per second of wall time",
+    "perf/{mfu,peak_mem_gib}": "model FLOP utilisation of the learner; peak memory of its busiest rank, GiB",
+    "time/{step,wait_rollouts,reference,values,update,publish,checkpoint}_s": "seconds of wall time",
+    "eval/<set>/<metric>": "held-out evaluation",
+}
+"""Every metric that rlsys writes; `<x>` stands for a name of the recipe, `{a,b}` for alternatives."""
+
+_FORM = re.compile(r"[a-z][a-z0-9_]*/[A-Za-z0-9_.@=-]+(/[A-Za-z0-9_.@=-]+)?")
+NAMESPACES = frozenset(pattern.split("/")[0] for pattern in METRICS)
+
+
+def _to_regex(pattern: str) -> re.Pattern[str]:
+    pattern = re.sub(r"<\w+>", "[A-Za-z0-9_.@=-]+", pattern)
+    return re.compile(re.sub(r"\{([^}]*)\}", lambda found: f"(?:{found[1].replace(',', '|')})", pattern))
+
+
+@lru_cache(maxsize=4096)
+def check_name(name: str) -> str:
+    """Returns the name, if it has the form `namespace/name[/stat]` and a known namespace.
+
+    Raises:
+        ValueError: naming the nearest namespace.
+
+    >>> check_name("reward/mean")
+    'reward/mean'
+    """
+    if not _FORM.fullmatch(name):
+        raise ValueError(f"a metric is called namespace/name[/stat] in letters, digits and _.@=-; got {name!r}")
+    namespace = name.split("/")[0]
+    if namespace not in NAMESPACES:
+        near = difflib.get_close_matches(namespace, NAMESPACES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(sorted(NAMESPACES))}"
+        raise ValueError(f"unknown namespace of metric {name!r}; {hint}")
+    return name
+
+
+@lru_cache(maxsize=4096)
+def describe(name: str) -> str:
+    """What a metric is, from `METRICS`; empty for one that only a recipe knows.
+
+    >>> describe("verifier/latency_s/p99")
+    'seconds for one verdict'
+    """
+    return next((text for pattern, text in METRICS.items() if _to_regex(pattern).fullmatch(name)), "")
+
+
+def prometheus_name(name: str) -> str:
+    """The name in Prometheus' alphabet, for a gauge.
+
+    >>> prometheus_name("time/step_s"), prometheus_name("reward/if-eval/mean")
+    ('rlsys_time_step_s', 'rlsys_reward_if_eval_mean')
+    """
+    return "rlsys_" + re.sub(r"[^a-zA-Z0-9_]", "_", check_name(name))

@@ -1,0 +1,159 @@
+"""Where the metrics of a step go."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from rlsys.errors import CheckpointError
+from rlsys.telemetry.names import check_name
+
+Position: TypeAlias = dict[str, Any]
+"""How far a tracker has written: JSON values, part of a checkpoint."""
+
+
+class Tracker(Protocol):
+    """Takes the metrics of each step, once a step."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes one step.
+
+        Args:
+            step: the stage's clock: rollout batches for RLVR, optimizer steps elsewhere.
+            metrics: by names that `names.check_name` accepts.
+        """
+        ...
+
+    def position(self) -> Position:
+        """What a checkpoint keeps, so that `restore` can take back what was written after it."""
+        ...
+
+    def restore(self, position: Position) -> None:
+        """Goes back to a committed position."""
+        ...
+
+    def close(self) -> None:
+        """Writes what is buffered and lets go; a second call does nothing."""
+        ...
+
+
+class NullTracker:
+    """Writes nothing."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Drops the step."""
+
+    def position(self) -> Position:
+        """Nothing was written."""
+        return {}
+
+    def restore(self, position: Position) -> None:
+        """Nothing to take back."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class JsonlTracker:
+    """metrics.jsonl: one line of JSON a step, appended and flushed, so that a killed run loses no finished line.
+
+    A line is `{"stage": ., "step": ., "time": unix seconds, <metric>: .}`; a metric that is NaN or infinite is null.
+    Several stages, one after the other, share a file.
+    """
+
+    def __init__(self, path: str | Path, *, stage: str = "") -> None:
+        self._stage = stage
+        self._path = Path(path)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("ab")
+        self._cut_torn_line()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends one line.
+
+        Raises:
+            ValueError: a metric's name has the wrong form or namespace.
+        """
+        values = {check_name(name): float(value) for name, value in metrics.items()}
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        line = json.dumps({"stage": self._stage, "step": step, "time": round(time.time(), 3), **finite})
+        self._file.write(line.encode() + b"\n")
+        self._file.flush()
+
+    def position(self) -> Position:
+        """The file's length in bytes, all of it on disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return {"bytes": self._path.stat().st_size}
+
+    def restore(self, position: Position) -> None:
+        """Drops the lines written after the position was taken: those steps will be run again.
+
+        Raises:
+            CheckpointError: the file is shorter than that, or was changed so that the position is inside a line.
+        """
+        keep, size = position["bytes"], self._path.stat().st_size
+        fix = "restore metrics.jsonl from the run that wrote the checkpoint, or resume in a new run folder"
+        if size < keep:
+            raise CheckpointError(
+                f"{self._path} is shorter than the checkpoint says ({keep} bytes)", value=size, fix=fix
+            )
+        if keep and not _ends_a_line(self._path, keep):
+            raise CheckpointError(f"{self._path} was changed since the checkpoint", value=position, fix=fix)
+        self._file.truncate(keep)
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Flushes to disk."""
+        if not self._file.closed:
+            self.position()
+            self._file.close()
+
+    def _cut_torn_line(self) -> None:
+        """A process killed inside a write leaves half a line, to which the next one must not be glued."""
+        data = self._path.read_bytes()
+        if data and not data.endswith(b"\n"):
+            self._file.truncate(data.rfind(b"\n") + 1)
+
+
+class MultiTracker:
+    """Hands every call to several trackers."""
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._trackers = tuple(trackers)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """To each, in order."""
+        for tracker in self._trackers:
+            tracker.log(step, metrics)
+
+    def position(self) -> Position:
+        """Of each, in order."""
+        return {"trackers": [tracker.position() for tracker in self._trackers]}
+
+    def restore(self, position: Position) -> None:
+        """Of each that the checkpoint knew: trackers may have been added since."""
+        for tracker, own in zip(self._trackers, position["trackers"], strict=False):
+            tracker.restore(own)
+
+    def close(self) -> None:
+        """Each, in order."""
+        for tracker in self._trackers:
+            tracker.close()
+
+
+def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The lines of a metrics.jsonl, oldest first; a torn last line is left out."""
+    with Path(path).open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield json.loads(line)
+
+
+def _ends_a_line(path: Path, position: int) -> bool:
+    with path.open("rb") as file:
+        file.seek(position - 1)
+        return file.read(1) == b"\n"
