@@ -1,0 +1,56 @@
+"""From settings to a `TrainEngine` on this rank."""
+
+from typing import Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from rlsys.models.deepspeed_settings import compute_dtype, deepspeed_settings
+from rlsys.models.engine import TrainEngine
+from rlsys.models.loading import ScalarModel, load_causal_lm, load_scalar_model
+from rlsys.models.process_group import ProcessGroup
+from rlsys.models.token_logprobs import TokenLogprobModel
+from rlsys.recipe.learner import LearnerSettings
+from rlsys.recipe.model import ModelSettings
+
+ModelKind = Literal["policy", "scalar"]
+
+
+def build_engine(
+    kind: ModelKind,
+    *,
+    model: ModelSettings,
+    learner: LearnerSettings,
+    group: ProcessGroup,
+    trainable: bool = True,
+) -> TrainEngine:
+    """Load the model and put DeepSpeed around it. Collective.
+
+    Args:
+        kind: `policy`: token logprobs; `scalar`: a reward or value model.
+        model: where it comes from.
+        learner: how it is trained.
+        group: the ranks that share it.
+        trainable: without it there is no optimizer, and DeepSpeed is used only to partition weights over ranks.
+    """
+    import deepspeed
+    from transformers.integrations import HfDeepSpeedConfig
+
+    torch.set_num_threads(learner.num_threads)
+    config = deepspeed_settings(learner, group.device, trainable=trainable)
+    partitioned = learner.zero_stage == 3 and (trainable or group.world_size > 1)
+    while_loading = HfDeepSpeedConfig(config) if partitioned else None
+    dtype = compute_dtype(learner, group.device)
+    load = load_causal_lm if kind == "policy" else load_scalar_model
+    hf_model: PreTrainedModel = load(model, dtype)
+    del while_loading
+    if learner.gradient_checkpointing and trainable:
+        hf_model.gradient_checkpointing_enable({"use_reentrant": False})
+    module = TokenLogprobModel(hf_model, learner.logits_chunk) if kind == "policy" else ScalarModel(hf_model)
+    if not trainable:
+        module.requires_grad_(False)
+    if not trainable and not partitioned:
+        module.to(group.device)
+        return TrainEngine(module, engine=module, settings=learner, group=group)
+    engine, *_ = deepspeed.initialize(model=module, config=config, dist_init_required=False)
+    return TrainEngine(module, engine=engine, settings=learner, group=group)

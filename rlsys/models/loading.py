@@ -1,0 +1,154 @@
+"""Causal language models and scalar models from Hugging Face folders, or from scratch.
+
+Where ZeRO-3 is on (an `HfDeepSpeedConfig` is alive), transformers builds the model partitioned: no rank ever holds it whole.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+from rlsys.errors import RecipeError, TrainingError
+from rlsys.recipe.model import ModelSettings
+
+
+def load_causal_lm(settings: ModelSettings, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The model of `settings`, on CPU or wherever ZeRO-3 puts it, dropout off unless the configuration sets it.
+
+    Raises:
+        RecipeError: no folder, no safetensors in it, or it needs code that is not trusted.
+    """
+    if settings.path is not None:
+        check_folder(settings.path, settings.trust_remote_code)
+        return AutoModelForCausalLM.from_pretrained(settings.path, **_load_arguments(settings, dtype))
+    config = _scratch_config(settings)
+    torch.manual_seed(settings.init_seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=settings.attention)
+    model.generation_config = GenerationConfig.from_model_config(config)
+    return model
+
+
+def load_scalar_model(settings: ModelSettings, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A backbone with a linear head to one number: a reward or value model.
+
+    The folder may hold a scalar model, whose head is kept, or a causal language model: its head is replaced by one drawn
+    with standard deviation 1 / sqrt(d + 1) (Tülu 3; Stiennon et al., arXiv 2009.01325).
+    """
+    if settings.path is None:
+        config = _scratch_config(settings)
+        config.num_labels = 1
+        torch.manual_seed(settings.init_seed)
+        model = AutoModelForSequenceClassification.from_config(
+            config, dtype=dtype, attn_implementation=settings.attention
+        )
+        _draw_head(model.score, settings.init_seed)
+        return model
+    check_folder(settings.path, settings.trust_remote_code)
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        settings.path, num_labels=1, output_loading_info=True, **_load_arguments(settings, dtype)
+    )
+    missing = set(info["missing_keys"])
+    if missing - {"score.weight"}:
+        raise TrainingError(f"{settings.path} lacks weights of its own backbone", value=sorted(missing)[:5])
+    if not _has_weight(settings.path, "score.weight"):
+        _draw_head(model.score, settings.init_seed)
+    return model
+
+
+def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
+    """The tokenizer with its chat template."""
+    folder = settings.tokenizer or settings.path
+    if folder is None or not Path(folder).is_dir():
+        raise RecipeError("no tokenizer folder", value=folder, fix="set model.tokenizer to a folder with a tokenizer")
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
+
+
+class ScalarModel(nn.Module):
+    """A backbone and head whose forward pass gives one float32 number for every position, `[R, L]`."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """`input_ids` and `position_ids` `[R, L]`, positions restarting at each document."""
+        outputs = self.model.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False)
+        return self.model.score(outputs.last_hidden_state)[..., 0].float()  # pyright: ignore[reportCallIssue]
+
+
+def check_folder(folder: str | Path, trust_remote_code: bool) -> None:
+    """Refuse what cannot be loaded safely, before anything is.
+
+    Raises:
+        RecipeError: naming the folder, and what to do.
+    """
+    path = Path(folder)
+    if not (path / "config.json").is_file():
+        raise RecipeError("not a Hugging Face model folder", value=str(folder), fix="give a folder with config.json")
+    if not any(path.glob("*.safetensors")):
+        raise RecipeError(
+            "the model folder has no safetensors, and pickled weights are never loaded",
+            value=str(folder),
+            fix="convert the weights with save_pretrained",
+        )
+    if not trust_remote_code and "auto_map" in json.loads((path / "config.json").read_text()):
+        raise RecipeError(
+            "the model needs Python files of its own", value=str(folder), fix="read them, then set trust_remote_code"
+        )
+
+
+def _load_arguments(settings: ModelSettings, dtype: torch.dtype) -> dict[str, Any]:
+    return {
+        "dtype": dtype,
+        "attn_implementation": settings.attention,
+        "trust_remote_code": settings.trust_remote_code,
+        "use_safetensors": True,
+    }
+
+
+def _scratch_config(settings: ModelSettings) -> Any:
+    if settings.config is None:
+        raise RecipeError("no model is named", fix="set model.path, or [model.config] to start from random weights")
+    keys = dict(settings.config)
+    config = AutoConfig.for_model(keys.pop("model_type"), **keys)
+    if settings.init_std is not None:
+        config.initializer_range = settings.init_std
+    return config
+
+
+def _has_weight(folder: str, name: str) -> bool:
+    from safetensors import safe_open
+
+    for file in Path(folder).glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            if name in tensors.keys():  # noqa: SIM118 (not a mapping)
+                return True
+    return False
+
+
+def _draw_head(head: nn.Linear, seed: int) -> None:
+    """Same numbers on every rank and for any number of ranks."""
+    std = 1.0 / math.sqrt(head.in_features + 1)
+    drawn = torch.randn(1, head.in_features, generator=torch.Generator().manual_seed(seed)) * std
+    if is_deepspeed_zero3_enabled():
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(head.weight, modifier_rank=0), torch.no_grad():
+            if torch.distributed.get_rank() == 0:
+                head.weight.copy_(drawn)
+        return
+    with torch.no_grad():
+        head.weight.copy_(drawn)

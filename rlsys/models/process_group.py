@@ -1,0 +1,72 @@
+"""The ranks of one model: their rendezvous, and the few small collectives that training needs beside DeepSpeed's."""
+
+import datetime
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessGroup:
+    """This process among the ranks that hold one model. One a process: DeepSpeed keeps it in module state."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def gather(self, item: Any) -> list[Any]:
+        """The small picklable `item` of every rank, in order of ranks. Collective."""
+        if self.world_size == 1:
+            return [item]
+        gathered: list[Any] = [None] * self.world_size
+        dist.all_gather_object(gathered, item)
+        return gathered
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sums over the ranks, in float64. Collective."""
+        if self.world_size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def barrier(self) -> None:
+        """Returns when every rank has called it."""
+        self.gather(None)
+
+
+def join_process_group(
+    *, address: str, port: int, rank: int, world_size: int, device: torch.device, timeout_s: float
+) -> ProcessGroup:
+    """Meet the other ranks at rank 0's address; gloo between CPUs, NCCL between GPUs.
+
+    Args:
+        address: of rank 0's node.
+        port: free on that node.
+        rank: this process's place.
+        world_size: ranks that meet.
+        device: where this rank computes.
+        timeout_s: of the meeting and of every collective after it.
+
+    Raises:
+        torch.distributed.DistError: the ranks did not meet in time.
+    """
+    import deepspeed
+
+    os.environ["LOCAL_RANK"] = str(device.index or 0)  # zero.Init reads its device from there
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    deepspeed.init_distributed(
+        dist_backend="nccl" if device.type == "cuda" else "gloo",
+        auto_mpi_discovery=False,
+        init_method=f"tcp://{address}:{port}",
+        rank=rank,
+        world_size=world_size,
+        timeout=datetime.timedelta(seconds=timeout_s),
+        verbose=False,
+    )
+    return ProcessGroup(rank, world_size, device)

@@ -1,0 +1,64 @@
+"""`[learner]`: how a group of ranks trains one model. The value model of RLVR has a section of the same kind."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from rlsys.recipe.algorithm import NonNegative, Positive, ScheduleSettings
+from rlsys.recipe.section import Section
+
+OWNED_BY_RLSYS = {
+    "train_batch_size": "derived from the stage's batch",
+    "train_micro_batch_size_per_gpu": "use learner.tokens_per_micro_batch",
+    "gradient_accumulation_steps": "derived from the stage's batch",
+    "gradient_clipping": "use learner.max_grad_norm",
+    "scheduler": "use [learner.schedule]",
+    "bf16": "use learner.dtype",
+    "fp16": "use learner.dtype",
+}
+"""DeepSpeed settings that a recipe states elsewhere, and where."""
+
+
+class LearnerSettings(Section):
+    """Optimizer, micro-batches and DeepSpeed settings of one trained model."""
+
+    lr: Positive = 1e-6
+    """Peak learning rate."""
+    schedule: ScheduleSettings = ScheduleSettings()
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.0
+    max_grad_norm: NonNegative = 1.0
+    """Global gradient norm above which gradients are scaled down; 0 is off."""
+
+    tokens_per_micro_batch: PositiveInt = 8192
+    """Positions of one forward and backward pass on one rank, padding included. Never changes the update."""
+    tokens_per_forward: PositiveInt | None = None
+    """The same for passes without gradients; four times as many when absent."""
+    packing: Literal["packed", "bucketed"] = "packed"
+    row_length: PositiveInt | None = None
+    """Positions of a packed row; the longest document of the batch when absent."""
+    logits_chunk: PositiveInt = 1 << 24
+    """Elements of `[tokens, vocab]` alive at once."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 weights and activations on GPUs, with float32 master weights and losses; float32 on CPU."""
+    gradient_checkpointing: bool = False
+    zero_stage: Literal[0, 1, 2, 3] = 3
+    num_threads: PositiveInt = 1
+    """CPU threads of one rank."""
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    """`[learner.deepspeed]`: native DeepSpeed settings, such as `zero_optimization.offload_optimizer`."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for key in self.deepspeed.keys() & OWNED_BY_RLSYS.keys():
+            raise ValueError(f"[learner.deepspeed] may not set {key}; {OWNED_BY_RLSYS[key]}")
+        if "stage" in self.deepspeed.get("zero_optimization", {}):
+            raise ValueError("[learner.deepspeed] may not set zero_optimization.stage; use learner.zero_stage")
+        return self
+
+    @property
+    def forward_tokens(self) -> int:
+        """Positions of one forward pass without gradients."""
+        return self.tokens_per_forward or 4 * self.tokens_per_micro_batch

@@ -1,0 +1,36 @@
+"""`[model]`: where the weights, the configuration and the tokenizer come from."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rlsys.recipe.section import Section
+
+
+class ModelSettings(Section):
+    """A Hugging Face folder, or a configuration to initialise from scratch. A later stage's default is the stage before."""
+
+    path: str | None = None
+    """Folder with safetensors and `config.json`."""
+    config: dict[str, Any] | None = None
+    """`[model.config]`: keys of the transformers configuration, `model_type` among them, for random initialisation."""
+    init_std: Annotated[float, Field(gt=0)] | None = None
+    """Standard deviation of random initialisation; the configuration's own `initializer_range` when absent."""
+    init_seed: int = 0
+    tokenizer: str | None = None
+    """Folder of the tokenizer with its chat template; `path` when absent."""
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    trust_remote_code: bool = False
+    """Runs Python files that come with the model. Off: a model that needs them is refused."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.path is not None and self.config is not None:
+            raise ValueError("set model.path or [model.config], not both")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError("[model.config] needs model_type, such as 'llama'")
+        if self.config is not None and self.tokenizer is None:
+            raise ValueError("[model.config] has no tokenizer of its own; set model.tokenizer to a folder")
+        if self.config is None and self.init_std is not None:
+            raise ValueError("init_std applies to [model.config] alone; remove it")
+        return self
