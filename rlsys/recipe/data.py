@@ -1,0 +1,131 @@
+"""Which rows a stage learns from: sources, mixture, filters, chat template and cuts."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rlsys.recipe.section import Section
+
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+"""A TOML array of strings."""
+
+TemplateName = Literal["own", "tulu", "chatml", "llama3"]
+MarkerRule = Literal["refuse", "escape"]
+OverlongRule = Literal["cut", "drop"]
+DuplicateScope = Literal["row", "prompt"]
+
+
+class NearDuplicateSettings(Section):
+    """MinHash near-duplicates (datasketch); of each group the first row in source order stays."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    """Estimated Jaccard similarity of the word n-grams at which two rows count as the same."""
+    ngram_words: Annotated[int, Field(ge=1)] = 5
+    num_permutations: Annotated[int, Field(ge=16)] = 128
+    scope: DuplicateScope = "row"
+
+
+class FilterSettings(Section):
+    """What is removed before a source is counted. Off by default; every removed row is counted by its filter."""
+
+    other_models: bool = False
+    """Removes rows whose assistant names another model or its maker (`rlsys.data.filters.OTHER_MODELS`)."""
+    keywords: Names = ()
+    """Further words or phrases that the assistant must not say; whole words, case ignored."""
+    min_characters: Annotated[int, Field(ge=0)] = 0
+    """Of all contents together."""
+    max_characters: Annotated[int, Field(ge=1)] | None = None
+    max_messages: Annotated[int, Field(ge=1)] | None = None
+    languages: Names = ()
+    """ISO 639-1 codes to keep, such as ["en"]; detected by seeded langdetect, about 11 ms a row."""
+    exact_duplicates: DuplicateScope | None = None
+    """`row`: equal prompt and response; `prompt`: equal prompts. White space and case do not count."""
+    near_duplicates: NearDuplicateSettings | None = None
+
+    @model_validator(mode="after")
+    def _lengths_are_ordered(self) -> Self:
+        if self.max_characters is not None and self.max_characters < self.min_characters:
+            raise ValueError(
+                f"max_characters must be at least min_characters; got {self.max_characters} and {self.min_characters}"
+            )
+        return self
+
+
+class SourceSettings(Section):
+    """One data set of a mixture."""
+
+    path: str
+    """A file (.jsonl, .json, .parquet, each also .gz), a folder of them or one that `datasets` saved, a glob, or
+    `hf:owner/name` for a data set of the hub."""
+    name: str = ""
+    """Absent: the file's or folder's name."""
+    take: int | float = 1.0
+    """An integer: so many rows; a float: so many times the source (0.5 draws half, 2.5 repeats twice and draws half)."""
+    subset: str | None = None
+    """Configuration of a hub data set."""
+    split: str = "train"
+    """Of a hub or saved data set."""
+    revision: str | None = None
+    """Commit of a hub data set; without one a run is reproducible only until the data set changes."""
+    streaming: bool = False
+    """Reads a hub data set without downloading it first."""
+    licence: str = ""
+    synthetic: bool = False
+    """Written by a model; a mark in the data card."""
+    filters: FilterSettings | None = None
+    """Instead of the mixture's."""
+
+    @model_validator(mode="after")
+    def _take_is_usable(self) -> Self:
+        if not 0 < self.take < float("inf"):
+            raise ValueError(f"take must be positive and finite; got {self.take}; leave the source out to take nothing")
+        return self
+
+    @property
+    def label(self) -> str:
+        """The name under which rows, card and metrics know this source."""
+        if self.name:
+            return self.name
+        if self.path.startswith("hf:"):
+            return self.path.removeprefix("hf:")
+        return Path(self.path).name.removesuffix(".gz").rsplit(".", 1)[0]
+
+
+class TemplatingSettings(Section):
+    """How messages become token ids."""
+
+    template: TemplateName | None = None
+    """`own`: the tokenizer's chat template, whose absence is an error. Absent: the tokenizer's own, or tulu where it has
+    none. The others replace it, and are saved with the model."""
+    markers: MarkerRule = "refuse"
+    """What happens to a row whose content holds text that would become, or looks like, a marker of the template."""
+    allowed_markers: Names = ()
+    """Added tokens that content may hold, such as ["<think>", "</think>"]."""
+    max_length: Annotated[int, Field(ge=2)] | None = None
+    """Tokens of a row; what is longer is cut on the right."""
+    max_prompt_length: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of a prompt; what is longer is cut on the left."""
+    overlong: OverlongRule = "cut"
+    """`drop`: rows and prompts that would be cut are dropped and counted instead."""
+
+
+class DataSettings(Section):
+    """What a stage learns from."""
+
+    source: Annotated[tuple[SourceSettings, ...], Field(strict=False)] = ()
+    """In order: `[[data.source]]`."""
+    seed: int = 0
+    """Of what is drawn and in which order."""
+    wrong_rows: Literal["drop", "refuse"] = "drop"
+    """`refuse`: the first wrong row stops the run, naming file, line and reason."""
+    filters: FilterSettings = FilterSettings()
+    templating: TemplatingSettings = TemplatingSettings()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        labels = [source.label for source in self.source]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            raise ValueError(f"two sources are called {', '.join(twice)}; give each a name of its own")
+        return self
