@@ -1,0 +1,76 @@
+"""`rlsys run --dry-run`: where every actor goes and what every stage's batches come to, before anything starts."""
+
+import math
+
+from rlsys.recipe.recipe import Recipe
+from rlsys.recipe.stages import AnyStage, PreferencesStage, RlvrStage, SupervisedStage
+from rlsys.scaling.placement import PlacementPlan, placement_plan
+
+
+def describe(recipe: Recipe) -> str:
+    """The recipe's placement and batch arithmetic, as lines."""
+    use_gpus = recipe.cluster.device == "gpu"
+    plan = placement_plan(recipe, use_gpus=use_gpus)
+    lines = [f"{recipe.name}: {len(recipe.stage)} stage(s), seed {recipe.seed}", "", "placement"]
+    lines += _placement_lines(plan)
+    for number, stage in enumerate(recipe.stage, 1):
+        lines += ["", f"{number:02d}-{stage.label} ({stage.kind})"]
+        lines += [f"  {line}" for line in _batch_lines(recipe, stage)]
+    return "\n".join(lines)
+
+
+def _placement_lines(plan: PlacementPlan) -> list[str]:
+    lines = []
+    for bundle in plan.bundles:
+        shared = f" shared by {' + '.join(bundle.actors)}" if len(bundle.actors) > 1 else ""
+        lines.append(f"  {bundle.name:14} {bundle.cpus:g} CPU, {bundle.gpus:g} GPU{shared}")
+    cpus, gpus = sum(b.cpus for b in plan.bundles), sum(b.gpus for b in plan.bundles)
+    return [*lines, f"  in all         {cpus:g} CPU, {gpus:g} GPU in {len(plan.bundles)} bundles"]
+
+
+def _batch_lines(recipe: Recipe, stage: AnyStage) -> list[str]:
+    ranks = recipe.cluster.learner_ranks
+    if isinstance(stage, RlvrStage):
+        return _rlvr_lines(stage, ranks)
+    if isinstance(stage, SupervisedStage):
+        unit = "rows" if stage.kind == "sft" else "pairs"
+        return [
+            f"effective batch {stage.batch_size} {unit} an optimizer step = {_shares(stage.batch_size, ranks)}",
+            f"micro-batches by tokens: at most {stage.learner.tokens_per_micro_batch} positions a rank and pass; accumulation follows",
+            f"epochs {stage.epochs}" + (f", at most {stage.max_steps} optimizer steps" if stage.max_steps else ""),
+            _optimizer_line(stage.learner),
+        ]
+    if isinstance(stage, PreferencesStage):
+        prompts = stage.num_prompts or "all"
+        return [f"{prompts} prompts x {stage.samples} samples, at most one pair a prompt, decided by verifiers"]
+    return []
+
+
+def _rlvr_lines(stage: RlvrStage, ranks: int) -> list[str]:
+    algorithm = stage.algorithm
+    responses = stage.batch_groups * stage.samples
+    minibatch = math.ceil(responses / algorithm.minibatches)
+    steps = algorithm.epochs_per_batch * algorithm.minibatches
+    in_flight = (stage.max_staleness + 1) * stage.batch_groups
+    return [
+        f"rollout batch {stage.batch_groups} prompts x {stage.samples} = {responses} responses; "
+        f"{stage.batches} batches = {stage.batches * responses} episodes",
+        f"{algorithm.epochs_per_batch} passes x {algorithm.minibatches} minibatch(es) of {minibatch} responses = {steps} optimizer "
+        f"steps a batch, {steps * stage.batches} in all; a minibatch is {_shares(minibatch, ranks)}",
+        f"max_staleness {stage.max_staleness}: at most {in_flight} prompts in flight",
+        f"{algorithm.policy_loss} with {algorithm.advantage} advantages, KL in {algorithm.kl_in}, beta {algorithm.kl_beta:g}",
+        _optimizer_line(stage.learner),
+    ]
+
+
+def _shares(count: int, ranks: int) -> str:
+    low, rest = divmod(count, ranks)
+    if not rest:
+        return f"{low} on each of {ranks} rank(s)"
+    return f"{low} or {low + 1} on each of {ranks} ranks"
+
+
+def _optimizer_line(learner) -> str:
+    schedule = learner.schedule
+    warmup = schedule.warmup_steps if schedule.warmup_steps is not None else f"{schedule.warmup_fraction:g} of the steps"
+    return f"AdamW lr {learner.lr:g} {schedule.kind}, warm-up {warmup}, gradient norm {learner.max_grad_norm:g}"
