@@ -24,11 +24,12 @@ class Lag:
     mask: torch.Tensor
     sequence_ids: torch.Tensor | None = None
 
-    def sequence_ratio(self) -> torch.Tensor:
-        """`[R, L]`: exp(mean_t log ratio) of each token's sequence; the mean keeps long responses comparable."""
-        lengths = sequence_lengths(self.mask, self.sequence_ids).clamp(min=1)
-        means = sequence_sums(self.log_ratio, self.mask, self.sequence_ids) / lengths
-        return spread(means, self.mask, self.sequence_ids).exp()
+    def sequence_ratio(self, *, geometric: bool = False) -> torch.Tensor:
+        """`[R, L]`: the product of the ratios of each token's sequence, or their geometric mean."""
+        log_ratios = sequence_sums(self.log_ratio, self.mask, self.sequence_ids)
+        if geometric:
+            log_ratios = log_ratios / sequence_lengths(self.mask, self.sequence_ids).clamp(min=1)
+        return spread(log_ratios, self.mask, self.sequence_ids).exp()
 
 
 WeightsAndTouched = tuple[torch.Tensor, torch.Tensor]
@@ -56,13 +57,19 @@ def mask(lag: Lag, settings: LagCorrectionSettings) -> WeightsAndTouched:
 
 
 def sequence_truncated(lag: Lag, settings: LagCorrectionSettings) -> WeightsAndTouched:
-    """Truncated, with one ratio for a sequence."""
+    """Truncated, with the product of its tokens' ratios for a whole sequence: unbiased where it is not truncated."""
     return _truncate(lag.sequence_ratio(), settings)
 
 
 def sequence_mask(lag: Lag, settings: LagCorrectionSettings) -> WeightsAndTouched:
-    """Masked, with one ratio for a sequence."""
+    """Masked, with the product of its tokens' ratios for a whole sequence: set `lower` to 0, long products are
+    small."""
     return _mask(lag.sequence_ratio(), settings)
+
+
+def geometric_mask(lag: Lag, settings: LagCorrectionSettings) -> WeightsAndTouched:
+    """Masked by the geometric mean of a sequence's ratios, which long and short responses share a scale in."""
+    return _mask(lag.sequence_ratio(geometric=True), settings)
 
 
 def _truncate(ratio: torch.Tensor, settings: LagCorrectionSettings) -> WeightsAndTouched:
@@ -80,6 +87,7 @@ LAG_CORRECTIONS: dict[str, Callable[[Lag, LagCorrectionSettings], WeightsAndTouc
     "mask": mask,
     "sequence_truncated": sequence_truncated,
     "sequence_mask": sequence_mask,
+    "geometric_mask": geometric_mask,
     "decoupled": decoupled,
 }
 

@@ -14,7 +14,9 @@ PolicyLossName = Literal["ppo_clip", "cispo", "gspo", "reinforce"]
 AdvantageName = Literal["gae", "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline"]
 KlEstimator = Literal["k1", "k2", "k3"]
 Aggregation = Literal["token", "sequence", "fixed_length"]
-LagCorrectionName = Literal["none", "truncated", "mask", "sequence_truncated", "sequence_mask", "decoupled"]
+LagCorrectionName = Literal[
+    "none", "truncated", "mask", "sequence_truncated", "sequence_mask", "geometric_mask", "decoupled"
+]
 PreferenceLossName = Literal["dpo_norm", "dpo", "ipo", "simpo"]
 ScheduleKind = Literal["constant", "linear", "cosine"]
 
@@ -29,7 +31,8 @@ class LagCorrectionSettings(Section):
 
     name: LagCorrectionName = "truncated"
     """`none`; `truncated`: weights min(ratio, upper); `mask` (IcePop): the ratio inside [lower, upper], 0 outside;
-    `sequence_*`: the same with one ratio for the whole response; `decoupled`: the ratio itself."""
+    `sequence_*`: the same with the product over the whole response; `geometric_mask`: with its geometric mean;
+    `decoupled`: the ratio itself."""
     upper: Positive = 2.0
     lower: NonNegative = 0.5
     """Only the `*mask` kinds have a lower bound."""

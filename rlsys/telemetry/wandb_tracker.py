@@ -96,7 +96,7 @@ class WandbTracker:
         try:
             import wandb  # slow to import, and not needed by a run without it
 
-            mode = self._mode if self._mode != "auto" else ("online" if wandb.api.api_key else "offline")
+            mode = self._mode if self._mode != "auto" else ("online" if wandb.login(prompt=False) else "offline")
             run = wandb.init(
                 **self._options,
                 mode=mode,  # pyright: ignore[reportArgumentType]
