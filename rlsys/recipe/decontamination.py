@@ -4,6 +4,7 @@ from typing import Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
+from rlsys.recipe.data import Names
 from rlsys.recipe.section import Section
 
 Mode: TypeAlias = Literal["ngram", "exact", "char-ngram"]
@@ -15,8 +16,8 @@ DEFAULT_NGRAM: dict[str, int] = {"ngram": 8, "exact": 1, "char-ngram": 24}
 class Decontamination(Section):
     """How training data is compared with evaluation sets; the defaults are Tülu 3's."""
 
-    evals: tuple[str, ...] = ()
-    """Evaluation sets: files, folders or hub names."""
+    evals: Names = ()
+    """Evaluation sets: files, folders, globs, or `hf:owner/name?subset=main&split=test`."""
     mode: Mode = "ngram"
     """`ngram` compares word n-grams, `char-ngram` character n-grams (near matches), `exact` whole prompts."""
     ngram: int | None = Field(default=None, ge=1)

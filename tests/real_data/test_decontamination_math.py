@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import time
 import unicodedata
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlsys.data.decontamination import decontaminate
+from rlsys.data.decontamination_report import require_clean
 from rlsys.recipe.decontamination import Decontamination
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -82,7 +84,9 @@ def _brute_force(train: list[str], evals: list[str]) -> dict[int, dict[int, floa
 
 
 def test_equals_brute_force_on_every_row(train, evals):
+    started = time.perf_counter()
     report = decontaminate({"train": train}, evals, Decontamination())
+    assert time.perf_counter() - started < 60
     assert [pair.eval for pair in report.pairs] == ["math", "math500", "gsm8k", "ifeval"]
     assert [pair.num_eval_rows for pair in report.pairs] == [5000, 500, 1319, 541]
     for pair in report.pairs:
@@ -130,3 +134,12 @@ def test_exact_mode_finds_the_shared_questions_however_they_are_laid_out(train, 
     assert literal == {1038, 4656}
     # Row 311 writes 2x^2 where training writes 2x^{2}; row 3023 has the full stop inside the formula.
     assert found == {311: 1598, 1038: 1414, 3023: 750, 4656: 2948}
+
+
+def test_what_drop_rows_leaves_is_clean(train, evals):
+    report = decontaminate({"train": train}, evals, Decontamination())
+    kept = require_clean(report, "drop-rows")["train"]
+    rest = [text for row, text in enumerate(train) if kept.keeps(row)]
+    assert kept.num_kept == len(rest) == 6696
+    again = decontaminate({"train": rest}, evals, Decontamination())
+    assert [pair.instances for pair in again.pairs] == [()] * 4
