@@ -43,7 +43,7 @@ def build_recipe(tree: dict[str, Any], overrides: Sequence[str] = (), *, name: s
             problems.append(str(error))
     tree = _share_sections(tree)
     try:
-        recipe = Recipe.model_validate(tree)
+        recipe = Recipe.model_validate(_frozen(tree))
     except ValidationError as error:
         problems += [_explain(fault, tree) for fault in error.errors(include_url=False)]
     else:
@@ -52,6 +52,13 @@ def build_recipe(tree: dict[str, Any], overrides: Sequence[str] = (), *, name: s
             return recipe
     listing = "\n".join(f"  - {problem}" for problem in problems)
     raise RecipeError(f"{name} has {len(problems)} fault(s):\n{listing}", problems=tuple(problems))
+
+
+def _frozen(value: Any) -> Any:
+    """Arrays as tuples all the way down, since sections are frozen."""
+    if isinstance(value, Mapping):
+        return {key: _frozen(item) for key, item in value.items()}
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
