@@ -1,0 +1,135 @@
+"""Recipes: every shipped one loads, faults are told all at once, overrides are TOML."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.dry_run import describe
+from rlsys.errors import RecipeError
+from rlsys.recipe.load import build_recipe, load_recipe
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted((ROOT / "configs").rglob("*.toml"))
+NEEDS_SHARED_DATA = "gsm8k-ifeval-cpu.toml"
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_every_shipped_recipe_loads_and_describes_itself(path: Path):
+    if path.name == NEEDS_SHARED_DATA and not (ROOT.parent / "shared" / "data").is_dir():
+        pytest.skip("../shared/data is not here")
+    recipe = load_recipe(path)
+    text = describe(recipe)
+    assert all(f"{stage.label} ({stage.kind})" in text for stage in recipe.stage)
+
+
+def test_all_faults_are_told_at_once_each_with_its_fix():
+    overrides = ["rlvr.batchs=3", "lerner.lr=3", "sft.learner.lr='x'", "dpo.batch_size=0", "broken"]
+    with pytest.raises(RecipeError) as error:
+        load_recipe("configs/quickstart.toml", overrides)
+    problems = "\n".join(error.value.problems)
+    assert len(error.value.problems) == 5
+    assert "unknown key lerner.lr; got '3'; did you mean learner?" in problems
+    assert "rlvr.batchs: unknown key; got 3; did you mean batches?" in problems
+    assert "sft.learner.lr: Input should be a valid number; got 'x'" in problems
+    assert "dpo.batch_size: Input should be greater than 0; got 0" in problems
+    assert "an override is key=value" in problems
+
+
+def test_an_override_beats_the_stage_and_reaches_every_stage():
+    recipe = load_recipe("configs/quickstart.toml", ["learner.lr=3e-6", "rlvr.max_staleness=0", "name=mine"])
+    lrs = {stage.label: stage.learner.lr for stage in recipe.stage if stage.kind in ("sft", "reward", "dpo", "rlvr")}
+    assert lrs == dict.fromkeys(("sft", "reward", "dpo", "rlvr"), 3e-6)
+    assert recipe.stage_named("rlvr").max_staleness == 0
+    assert recipe.name == "mine"
+
+
+def minimal(**stage) -> dict:
+    return {
+        "name": "t",
+        "model": {"config": {"model_type": "llama"}, "tokenizer": "."},
+        "stage": [{"kind": "rlvr", "batch_groups": 4, "batches": 2, "value_from": "policy", "prompts": {}, "learner": {}, **stage}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("stage", "fault"),
+    [
+        ({"value_from": "previous"}, "no earlier stage makes a reward model"),
+        ({"prompts": {"source": [{"path": "stage:world/p.jsonl"}]}}, "no earlier stage is called world"),
+        ({"prompts": {"source": [{"path": "/nowhere/p.jsonl"}]}}, "no such file or folder"),
+        ({"algorithm": {"advantage": "grpo"}}, "set samples to 2 or more"),
+        ({"algorithm": {"minibatches": 5}}, "5 minibatches of 4 responses would be empty"),
+        ({"kind": "ppo"}, "unknown kind; got 'ppo'"),
+    ],
+)
+def test_impossible_combinations_are_refused_at_load(stage, fault):
+    with pytest.raises(RecipeError) as error:
+        build_recipe(minimal(**stage))
+    assert fault in str(error.value)
+
+
+def test_a_missing_recipe_and_broken_toml_are_one_sentence(tmp_path):
+    with pytest.raises(RecipeError, match="no recipe at nowhere.toml; give the path"):
+        load_recipe("nowhere.toml")
+    (tmp_path / "broken.toml").write_text("name = \n")
+    with pytest.raises(RecipeError, match=r"is not TOML: .*line 1"):
+        load_recipe(tmp_path / "broken.toml")
+
+
+TULU = {
+    "sft": {"batch_size": 128, "epochs": 2, "lr": 5e-6, "warmup": 0.03, "length": 4096},
+    "dpo": {"batch_size": 128, "epochs": 1, "lr": 5e-7, "warmup": 0.1, "length": 2048},
+    "reward": {"batch_size": 256, "epochs": 1, "lr": 3e-6, "warmup": 0.0, "length": 2048},
+}
+
+
+@pytest.mark.parametrize("name", TULU)
+def test_tulu_3_8b_supervised_values(name):
+    """The table of arXiv 2411.15124, as in the published recipe."""
+    (stage,) = load_recipe(f"configs/tulu3/8b/{name}.toml").stage
+    assert {
+        "batch_size": stage.batch_size,
+        "epochs": stage.epochs,
+        "lr": stage.learner.lr,
+        "warmup": stage.learner.schedule.warmup_fraction,
+        "length": stage.data.templating.max_length,
+    } == TULU[name]
+    assert (stage.learner.schedule.kind, stage.learner.schedule.final_fraction) == ("linear", 0.0)
+    assert (stage.learner.weight_decay, stage.learner.zero_stage, stage.learner.dtype) == (0.0, 3, "bfloat16")
+    if name == "dpo":
+        assert (stage.loss.name, stage.loss.beta) == ("dpo_norm", 5.0)
+
+
+def test_tulu_3_8b_rlvr_values():
+    recipe = load_recipe("configs/tulu3/8b/rlvr.toml")
+    (stage,) = recipe.stage
+    algorithm, learner = stage.algorithm, stage.learner
+    assert (recipe.cluster.learner_ranks, recipe.cluster.rollout_workers, recipe.rollout.tensor_parallel_size) == (7, 1, 1)
+    assert (stage.batch_groups * stage.samples, stage.batches) == (224, 447)
+    assert 100_000 <= stage.batches * stage.batch_groups < 100_000 + 224
+    assert (learner.lr, learner.schedule.warmup_fraction, learner.max_grad_norm) == (3e-7, 0.0, 1.0)
+    assert (algorithm.epochs_per_batch, algorithm.minibatches) == (4, 1)
+    assert (algorithm.gamma, algorithm.lam, algorithm.clip, algorithm.value_clip) == (1.0, 0.95, 0.2, 0.2)
+    assert (algorithm.value_coef, algorithm.kl_beta, algorithm.kl_in) == (0.1, 0.05, "reward")
+    assert (algorithm.policy_loss, algorithm.advantage) == ("ppo_clip", "gae")
+    assert (stage.sampling.max_tokens, stage.sampling.temperature, stage.sampling.top_p) == (2048, 1.0, 1.0)
+    assert stage.prompts.templating.max_prompt_length == 2048
+    assert (stage.verifiers.reward_scale, stage.verifiers.no_end_token_reward) == (10.0, -10.0)
+    assert stage.max_staleness == 1
+
+
+def test_recipes_and_help_import_nothing_heavy():
+    """`rlsys --help` must answer in half a second: importing torch alone takes longer."""
+    code = (
+        "import sys, launch.cli; launch.cli.build_parser(); import rlsys.recipe.load; "
+        "print(sorted({'torch', 'ray', 'vllm', 'transformers', 'deepspeed', 'datasets'} & set(sys.modules)))"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert printed.stdout.strip() == "[]", printed.stderr
