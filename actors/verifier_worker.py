@@ -1,0 +1,146 @@
+"""The verifier worker: rollouts in, experiences with verdicts and rewards out.
+
+consumes: prompts and their groups of rollouts, by reference
+produces: one GroupSummary a group for the driver; one list of experiences a group, by reference
+waits for: its pool of scoring processes, each verdict under its own limits
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import ray
+from transformers import AutoTokenizer
+
+from rlsys.recipe.verifiers import VerifierSettings
+from rlsys.types import Experience, GroupSummary, Prompt, Rollout, Verdict
+from rlsys.verifiers.latency import stats_metrics
+from rlsys.verifiers.pool import VerifierPool, VerifyRequest
+from rlsys.verifiers.reward import response_reward
+
+
+class Verifying:
+    """Decodes responses, verifies them in a pool of its own, and rewards them.
+
+    Args:
+        settings: the recipe's `[verifiers]` section.
+        tokenizer_path: Hugging Face folder of the policy's tokenizer.
+    """
+
+    def __init__(self, settings: VerifierSettings, tokenizer_path: str) -> None:
+        self._settings = settings
+        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
+        self._pool = VerifierPool(
+            settings.workers,
+            wall_limit_s=settings.wall_limit_s,
+            cpu_limit_s=settings.cpu_limit_s,
+            memory_limit_mib=settings.memory_limit_mib,
+            modules=settings.modules,
+        )
+
+    def verify(
+        self,
+        prompts: Sequence[Prompt],
+        groups: Sequence[Sequence[Rollout]],
+        *,
+        reward_model_scores: Sequence[Sequence[float]] | None = None,
+    ) -> tuple[list[GroupSummary], list[list[Experience]]]:
+        """Runs all checks of each prompt on each of its samples.
+
+        Args:
+            prompts: one per group.
+            groups: `[prompt][sample]`.
+            reward_model_scores: `[prompt][sample]`, added to the verified reward; the reward itself for prompts
+                without checks.
+
+        Raises:
+            ValueError: prompts, groups and scores do not belong together.
+        """
+        requests = [
+            VerifyRequest(check.verifier, check.ground_truth, response, self._settings.mode)
+            for prompt, group in zip(prompts, groups, strict=True)
+            for response in map(self.response_text, group)
+            for check in prompt.checks
+        ]
+        verdicts = iter(self._pool.verify_many(requests))
+        experiences = []
+        for number, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
+            scores = reward_model_scores[number] if reward_model_scores is not None else [None] * len(group)
+            experiences.append(
+                [
+                    self._experience(prompt, rollout, tuple(next(verdicts) for _ in prompt.checks), score)
+                    for rollout, score in zip(group, scores, strict=True)
+                ]
+            )
+        return [summarize(group) for group in experiences], experiences
+
+    def response_text(self, rollout: Rollout) -> str:
+        """The text of a response: what precedes its end token, without special tokens."""
+        stopped = rollout.finish_reason == "stop"
+        ids = rollout.response_ids[:-1] if stopped else rollout.response_ids
+        return self._tokenizer.decode(ids.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def stats(self) -> dict[str, float]:
+        """Metrics since the last call: outcome shares and latency p50/p99 by verifier, and the alarm."""
+        return stats_metrics(self._pool.take_stats(), alarm_failed_frac=self._settings.alarm_failed_frac)
+
+    def close(self) -> None:
+        """Ends the pool's processes."""
+        self._pool.close()
+
+    def _experience(
+        self, prompt: Prompt, rollout: Rollout, verdicts: tuple[Verdict, ...], reward_model_score: float | None
+    ) -> Experience:
+        reward = response_reward(
+            verdicts, prompt.checks, rollout.finish_reason, self._settings, reward_model_score=reward_model_score
+        )
+        return Experience(prompt, rollout, verdicts, reward)
+
+
+def summarize(group: Sequence[Experience]) -> GroupSummary:
+    """What the driver may know of a verified group.
+
+    Raises:
+        ValueError: the group is empty.
+    """
+    if not group:
+        raise ValueError("a group of no samples has no summary: sample each prompt at least once")
+    rollouts = [experience.rollout for experience in group]
+    return GroupSummary(
+        ordinal=group[0].prompt.ordinal,
+        lengths=tuple(len(rollout.response_ids) for rollout in rollouts),
+        prompt_length=len(group[0].prompt.token_ids),
+        oldest_version=min(rollout.oldest_version for rollout in rollouts),
+        newest_version=max(int(rollout.versions.max()) for rollout in rollouts),
+        finish_reasons=tuple(rollout.finish_reason for rollout in rollouts),
+        rewards=tuple(math.nan if experience.masked else experience.reward for experience in group),
+        verdicts=tuple(
+            tuple(dataclasses.replace(verdict, detail={}) for verdict in experience.verdicts) for experience in group
+        ),
+    )
+
+
+@ray.remote
+class VerifierWorker:
+    """A `Verifying` as an actor. See there for arguments and errors."""
+
+    def __init__(self, settings: VerifierSettings, tokenizer_path: str) -> None:
+        self._verifying = Verifying(settings, tokenizer_path)
+
+    @ray.method(num_returns=2)
+    def verify(
+        self,
+        prompts: list[Prompt],
+        groups: list[list[Rollout]],
+        reward_model_scores: list[list[float]] | None = None,
+    ) -> tuple[list[GroupSummary], list[list[Experience]]]:
+        """Two returns, so that the driver fetches the summaries and passes the experiences on by reference."""
+        return self._verifying.verify(prompts, groups, reward_model_scores=reward_model_scores)
+
+    def stats(self) -> dict[str, float]:
+        """Metrics since the last call."""
+        return self._verifying.stats()
+
+    def close(self) -> None:
+        """Ends the pool's processes; the actor answers nothing but `stats` afterwards."""
+        self._verifying.close()
