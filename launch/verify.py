@@ -1,7 +1,7 @@
 """`rlsys verify FILE.jsonl`: judges responses from the command line.
 
-In, a line `{"id", "verifier", "ground_truth", "response"}`; out, a line `{"id", "outcome", "score", "seconds",
-"detail"}`, in the order of the input. A line that cannot be judged is an `error`, as is a refused ground truth: score 0.
+A line `{"id", "verifier", "ground_truth", "response"}` in; out comes `{"id", "outcome", "score", "seconds", "detail"}`,
+in the order of the input. A line that cannot be judged is an `error`, and so is a refused ground truth: score 0.
 """
 
 import argparse
