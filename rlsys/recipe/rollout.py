@@ -1,60 +1,96 @@
-"""`[rollout]`: the engines that sample, and how they get new weights; and `[sampling]`, what is asked of them."""
+"""`[rollout]`: the engines that sample, and how weights get to them. `[sampling]`: what is asked of them."""
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from rlsys.recipe.section import Section
 
+UpdateMode = Literal["drain", "in_flight", "abort_and_continue"]
+KvOnUpdate = Literal["keep", "recompute"]
+WeightTransfer = Literal["gloo", "nccl", "ipc"]
+
+RESERVED: dict[str, str] = {
+    "model": "the stage's input decides it",
+    "tokenizer": "prompts reach the engine as token ids",
+    "skip_tokenizer_init": "prompts reach the engine as token ids",
+    "load_format": "weights reach the engine by publication",
+    "weight_transfer_config": "rollout.weight_transfer decides it",
+    "logprobs_mode": "training needs the logprobs of the distribution that was sampled from",
+    "async_scheduling": "a step in flight while the weights change would sample tokens of no exact version",
+    "data_parallel_size": "each rollout worker has an engine of its own: set cluster.rollout_workers",
+    "pipeline_parallel_size": "it keeps several steps in flight, so that tokens would have no exact version",
+}
+"""Engine settings that rlsys sets itself, and why."""
+
 
 class SamplingSettings(Section):
-    """How responses are drawn."""
+    """What is asked of every response."""
 
-    max_tokens: PositiveInt = 2048
+    max_tokens: PositiveInt = 1024
     """The longest response, its end token included."""
-    temperature: float = Field(default=1.0, ge=0.0)
-    """0 is greedy. Logprobs are always those of the distribution that was sampled from."""
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    temperature: float = Field(1.0, ge=0, allow_inf_nan=False)
+    """0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    ignore_end: bool = False
+    """Goes on after an end token: for measurements of speed only."""
+
+    @property
+    def greedy(self) -> "SamplingSettings":
+        """The same, always taking the likeliest token."""
+        return self.model_copy(update={"temperature": 0.0, "top_p": 1.0})
 
 
 class RolloutSettings(Section):
-    """One engine a rollout worker; the same engines serve every stage of a run."""
+    """The engines and the publication of weights."""
 
-    update: Literal["drain", "in_flight", "abort_and_continue"] = "in_flight"
-    """What running responses do when new weights come: finish first (Tülu 3's one-step lag with max_staleness = 1), pause
-    and go on with the new weights, or be asked for anew from where they are."""
-    kv_on_update: Literal["keep", "recompute"] = "keep"
-    """Keys and values of running responses after an update: kept, or computed again with the new weights."""
-    transfer: Literal["auto", "gloo", "nccl", "ipc"] = "auto"
-    """`auto`: gloo on CPU, nccl between GPUs, ipc where learner and engine share one GPU."""
+    update: UpdateMode = "in_flight"
+    """What becomes of unfinished responses when new weights come. `in_flight`: they go on, later tokens are of the new
+    version; `drain`: the update waits for them; `abort_and_continue`: they are ended, and asked for anew from where
+    they were."""
+    kv_on_update: KvOnUpdate = "keep"
+    """Keys and values of unfinished responses at an update: those of the old weights are kept, or computed anew."""
+    weight_transfer: WeightTransfer | Literal["auto"] = "auto"
+    """`nccl` between GPUs, `ipc` where learner and engine share one GPU, `gloo` on CPU; `auto` chooses."""
     bucket_mib: PositiveInt = 256
-    """The most memory that weights gathered for a publication take at a time."""
+    """The most weights gathered from the learner's ranks at once; a single larger tensor excepted."""
     digest: Literal["fold64", "sha256"] = "fold64"
-    """Checksum of every tensor sent, computed on the device."""
-    canary_tolerance: PositiveFloat | None = None
-    """Largest difference of token logprobs between engine and learner after a publication: 1e-4 in float32, 0.1 in bfloat16
-    unless given."""
-    publish_timeout_s: PositiveFloat = 120.0
-    """Deadline of each phase of a publication."""
-    drain_timeout_s: PositiveFloat = 600.0
-    """Deadline for running responses to finish before an update."""
-    cpu_cores: str | None = None
-    """CPU engines: the cores of the engine's threads, such as '0', or '0|1' for tensor parallelism of two."""
+    """Of each tensor, sent against received: 64 bits computed on the device, or SHA-256 on the CPU."""
+    canary_tokens: NonNegativeInt = 48
+    """Length of the text whose logprobs engine and learner compare at each publication; 0 compares none."""
+    canary_tolerance: PositiveFloat = 0.05
+    """A publication fails when any of these logprobs differs by more. 1e-4 holds in float32; bfloat16 needs more."""
+    update_timeout_s: PositiveFloat = 120.0
+    """Deadline of each phase of a publication, draining excepted."""
+    drain_timeout_s: PositiveFloat = 1800.0
+    """Deadline for unfinished responses with `update = "drain"`."""
+    cpu_cores: str | None = Field(None, pattern=r"^[0-9,|-]+$")
+    """For engines on CPU: the cores that their threads are bound to, `0`, `0-3`, or `0|1` for a tensor-parallel size
+    of 2; free when absent."""
     vllm: dict[str, Any] = Field(default_factory=dict)
-    """`[rollout.vllm]`: engine settings under vLLM's names."""
+    """Any other engine setting, under vLLM's own name."""
+
+    @field_validator("vllm")
+    @classmethod
+    def _ours_are_not_set(cls, vllm: dict[str, Any]) -> dict[str, Any]:
+        for key, why in RESERVED.items():
+            if key in vllm:
+                raise ValueError(f"rollout.vllm.{key} cannot be set: {why}; leave it out")
+        size = vllm.get("tensor_parallel_size", 1)
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"rollout.vllm.tensor_parallel_size must be a positive integer; got {size!r}")
+        return vllm
 
     @model_validator(mode="after")
-    def _has_model_length(self) -> Self:
-        if not isinstance(self.vllm.get("max_model_len", 4096), int):
-            raise ValueError("rollout.vllm.max_model_len is a number of tokens; write it as an integer")
+    def _cores_for_every_worker(self) -> Self:
+        if self.cpu_cores is not None and self.cpu_cores.count("|") + 1 != self.tensor_parallel_size:
+            raise ValueError(
+                f"cpu_cores must name cores for each of {self.tensor_parallel_size} tensor-parallel workers, "
+                f"divided by |; got {self.cpu_cores!r}"
+            )
         return self
 
     @property
-    def max_model_len(self) -> int:
-        """The longest prompt with its response, in tokens."""
-        return self.vllm.get("max_model_len", 4096)
-
-    @property
     def tensor_parallel_size(self) -> int:
-        """GPUs of one engine."""
+        """Processes (GPUs) of one engine."""
         return self.vllm.get("tensor_parallel_size", 1)

@@ -20,19 +20,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlsys.errors import RlsysError, WeightTransferError
-from rlsys.rollouts.sampling_engine_settings import (
-    EngineSettings,
-    SamplingSettings,
-    engine_arguments,
-    engine_environment,
-)
+from rlsys.recipe.rollout import SamplingSettings
+from rlsys.rollouts.sampling_engine_settings import EngineSettings, engine_arguments, engine_environment
 from rlsys.types import FinishReason, PolicyVersion, Rollout
 from rlsys.weights.channel import Rendezvous
 from rlsys.weights.digest import DigestName
 from rlsys.weights.receipt import Receipt
 
 if TYPE_CHECKING:
-    from vllm import LLMEngine, SamplingParams
+    from vllm import SamplingParams
     from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.engine.core_client import InprocClient
 
@@ -100,6 +96,8 @@ class SamplingEngine:
         self._llm: LLMEngine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         self._client: InprocClient = self._llm.engine_core  # pyright: ignore[reportAttributeAccessIssue]
         self._scheduler: Scheduler = self._client.engine_core.scheduler  # pyright: ignore[reportAttributeAccessIssue]
+        self.max_model_len: int = self._llm.model_config.max_model_len
+        """The longest prompt with its response, in tokens."""
         self.version: PolicyVersion = 0
         self.updating = settings.load_format == "dummy"
         """Weights are random, on their way or unchecked: nothing may be sampled before `commit_version`."""
@@ -144,7 +142,7 @@ class SamplingEngine:
         Raises:
             ValueError: no prompt, one that leaves no room for a response, or not one seed for each sample.
         """
-        limit = self.settings.max_model_len
+        limit = self.max_model_len
         if not 0 < len(prompt_ids) < limit:
             raise ValueError(f"a prompt needs 1 to {limit - 1} tokens (max_model_len - 1); got {len(prompt_ids)}")
         if num_samples < 1 or len(seeds) != num_samples:
@@ -239,8 +237,8 @@ class SamplingEngine:
         Raises:
             ValueError: the text is too short or too long for the engine.
         """
-        if not 2 <= len(token_ids) < self.settings.max_model_len:
-            raise ValueError(f"a canary needs 2 to {self.settings.max_model_len - 1} tokens; got {len(token_ids)}")
+        if not 2 <= len(token_ids) < self.max_model_len:
+            raise ValueError(f"a canary needs 2 to {self.max_model_len - 1} tokens; got {len(token_ids)}")
         self._canaries += 1
         params = self._sampling_params(max_tokens=1, temperature=0.0, prompt_logprobs=0)
         with self._parked():

@@ -1,47 +1,11 @@
-"""How an engine is built and what a request asks of it. Imports neither torch nor vLLM."""
+"""How an engine is built. Imports neither torch nor vLLM."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from rlsys.errors import RecipeError
-
-KvOnUpdate: TypeAlias = Literal["keep", "recompute"]
-UpdateMode: TypeAlias = Literal["drain", "in_flight", "abort_and_continue"]
-
-RESERVED: Mapping[str, str] = {
-    "model": "the stage's input decides it",
-    "tokenizer": "prompts reach the engine as token ids",
-    "skip_tokenizer_init": "prompts reach the engine as token ids",
-    "load_format": "rollout.load_format decides it",
-    "weight_transfer_config": "rollout.weight_transfer decides it",
-    "logprobs_mode": "training needs the logprobs of the distribution that was sampled from",
-    "async_scheduling": "a step that is in flight while the weights change would have tokens of no exact version",
-    "data_parallel_size": "set rollout.num_workers: every worker has its own engine",
-    "pipeline_parallel_size": "it keeps several steps in flight, so that tokens would have no exact version",
-}
-"""Engine settings that rlsys sets itself, and why."""
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingSettings:
-    """What is asked of every sample of a group.
-
-    >>> SamplingSettings(max_tokens=64).temperature
-    1.0
-    """
-
-    max_tokens: int
-    """The longest response, its end token included."""
-    temperature: float = 1.0
-    """0 is greedy."""
-    top_p: float = 1.0
-    ignore_end: bool = False
-    """Go on after an end token: for measurements of speed only."""
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(f"sampling needs max_tokens >= 1, temperature >= 0 and 0 < top_p <= 1; got {self}")
+from rlsys.recipe.rollout import RESERVED, KvOnUpdate, WeightTransfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +16,9 @@ class EngineSettings:
     """A Hugging Face folder; with `load_format` dummy only its configuration is read."""
     end_token_ids: tuple[int, ...]
     """Sampling stops at any of them; the one that was sampled is the response's last token."""
-    max_model_len: int
-    """The longest prompt with its response, in tokens."""
     load_format: Literal["auto", "dummy"] = "dummy"
     """`dummy`: random weights, for an engine that gets its weights by publication before it samples."""
-    weight_transfer: Literal["gloo", "nccl", "ipc"] = "gloo"
+    weight_transfer: WeightTransfer = "gloo"
     kv_on_update: KvOnUpdate = "keep"
     """What becomes of the keys and values of unfinished responses at an update: kept, or computed anew."""
     cpu_cores: str | None = None
@@ -65,7 +27,7 @@ class EngineSettings:
     seed: int = 0
     """Of the dummy weights."""
     vllm: Mapping[str, Any] = field(default_factory=dict)
-    """Further engine settings under vLLM's names."""
+    """Further engine settings under vLLM's names, such as `max_model_len`."""
 
 
 CPU_DEFAULTS: Mapping[str, Any] = {
@@ -106,12 +68,10 @@ def engine_arguments(settings: EngineSettings, *, on_cpu: bool) -> dict[str, Any
             fix="leave rollout.vllm.enable_chunked_prefill out",
         )
     arguments: dict[str, Any] = {
-        "max_num_batched_tokens": max(8192, settings.max_model_len),
         "max_num_seqs": 256,
         **(CPU_DEFAULTS if on_cpu else {}),
         **settings.vllm,
         "model": settings.model,
-        "max_model_len": settings.max_model_len,
         "skip_tokenizer_init": True,
         "load_format": settings.load_format,
         "logprobs_mode": "processed_logprobs",
@@ -120,10 +80,4 @@ def engine_arguments(settings: EngineSettings, *, on_cpu: bool) -> dict[str, Any
         "disable_log_stats": True,
         "seed": settings.seed,
     }
-    if arguments["max_num_batched_tokens"] < settings.max_model_len:
-        raise RecipeError(
-            "rollout.vllm.max_num_batched_tokens must hold the longest prompt with its response",
-            value=arguments["max_num_batched_tokens"],
-            fix=f"set it to {settings.max_model_len} or more",
-        )
     return arguments

@@ -18,6 +18,7 @@ from datetime import timedelta
 
 import torch
 from torch import distributed as dist
+from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, Store, TCPStore
 
 from rlsys.errors import WeightTransferError
 
@@ -77,7 +78,7 @@ class HeaderStore:
     def __init__(self, rendezvous: Rendezvous, *, is_sender: bool) -> None:
         self.timeout = timedelta(seconds=rendezvous.deadline_s)
         self._counts: dict[int, int] = {}
-        self.store = dist.TCPStore(
+        self.store = TCPStore(
             rendezvous.host,
             rendezvous.port,
             world_size=None,
@@ -101,7 +102,7 @@ class HeaderStore:
         try:
             self.store.wait([key], self.timeout)
             return json.loads(self.store.get(key))
-        except (dist.DistError, RuntimeError) as error:
+        except RuntimeError as error:
             raise WeightTransferError(
                 f"the sender did not announce bucket {index} of transfer {transfer}: {first_line(error)}",
                 fix="see the learner's log; the next publication builds a new group",
@@ -114,7 +115,7 @@ class HeaderStore:
                 self.store.delete_key(f"{old}/{index}")
 
 
-def gloo_group(store: dist.Store, *, rank: int, rendezvous: Rendezvous) -> dist.ProcessGroup:
+def gloo_group(store: Store, *, rank: int, rendezvous: Rendezvous) -> ProcessGroupGloo:
     """A gloo group of its own, beside any default group of the process; returns when all its ranks are there.
 
     Raises:
@@ -122,15 +123,15 @@ def gloo_group(store: dist.Store, *, rank: int, rendezvous: Rendezvous) -> dist.
     """
     timeout = timedelta(seconds=rendezvous.deadline_s)
     try:
-        return dist.ProcessGroupGloo(dist.PrefixStore("gloo", store), rank, rendezvous.world_size, timeout)
-    except (dist.DistError, RuntimeError) as error:
+        return ProcessGroupGloo(PrefixStore("gloo", store), rank, rendezvous.world_size, timeout)
+    except RuntimeError as error:
         raise WeightTransferError(
             f"rank {rank} of {rendezvous.world_size} could not join the weight group: {first_line(error)}",
             fix="see whether every rollout worker is alive; the next publication builds a new group",
         ) from error
 
 
-def broadcast(group: dist.ProcessGroup, buffer: torch.Tensor, *, deadline_s: float) -> None:
+def broadcast(group: ProcessGroupGloo, buffer: torch.Tensor, *, deadline_s: float) -> None:
     """Sends rank 0's bytes to all.
 
     Raises:
@@ -142,7 +143,7 @@ def broadcast(group: dist.ProcessGroup, buffer: torch.Tensor, *, deadline_s: flo
     options.timeout = timedelta(seconds=deadline_s)
     try:
         group.broadcast([buffer], options).wait(timedelta(seconds=deadline_s))
-    except (dist.DistError, RuntimeError) as error:
+    except RuntimeError as error:
         raise WeightTransferError(
             f"a peer was lost while weights were sent: {first_line(error)}",
             fix="see which rollout worker died; the next publication builds a new group",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch._C._distributed_c10d import ProcessGroupGloo
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -151,7 +152,7 @@ class BucketReceiver(WeightTransferEngine[GroupInfo, TransferInfo]):
         self._tensors.append(digest_tensor(name, tensor, kind=self._digest))
         self._num_bytes += tensor.nbytes
         try:
-            loaded = self.model.load_weights([(name, tensor)])
+            loaded = self.model.load_weights([(name, tensor)])  # pyright: ignore[reportCallIssue]
         except Exception as error:  # any of vLLM's loaders; counted in the receipt, which fails the publication
             self._problems.append(f"tensor {name} of shape {tuple(tensor.shape)} was refused: {error or repr(error)}")
             return
@@ -217,7 +218,7 @@ def _loadable_elements(layer: torch.nn.Module, key: str, parameter: torch.Tensor
 class GlooReceiver(BucketReceiver):
     """For engines on CPU."""
 
-    _group: torch.distributed.ProcessGroup | None = None
+    _group: ProcessGroupGloo | None = None
     _deadline_s = 0.0
 
     def join(self, info: GroupInfo, *, rank: int, headers: HeaderStore) -> None:

@@ -1,9 +1,9 @@
 """The learner's end of a publication: buckets of full tensors, sent once to every engine.
 
-    sender = WeightSender("gloo")                       on every rank of the learner; only rank 0 opens it
-    rendezvous = sender.open(host="10.0.0.1", num_receivers=2, deadline_s=60)
-    sender.join()                                       while the receivers connect to `rendezvous`
-    manifest = sender.send(weight_buckets(cap_bytes), transfer=7)       while they receive transfer 7
+sender = WeightSender("gloo")                       on every rank of the learner; only rank 0 opens it
+rendezvous = sender.open(host="10.0.0.1", num_receivers=2, deadline_s=60)
+sender.join()                                       while the receivers connect to `rendezvous`
+manifest = sender.send(weight_buckets(cap_bytes), transfer=7)       while they receive transfer 7
 """
 
 import time
@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 import torch
-from torch import distributed as dist
 
-from rlsys.errors import WeightTransferError
 from rlsys.weights.channel import (
     Bucket,
     BucketHeader,
@@ -108,7 +106,7 @@ class WeightSender:
             transfer: the number under which the receivers wait, not used before in this group.
 
         Raises:
-            WeightTransferError: a receiver was lost, or `buckets` raised (receivers are told, so that they do not wait).
+            WeightTransferError: a receiver was lost. What `buckets` raises passes through; receivers are told first.
         """
         if self._headers is None:
             for _ in buckets:

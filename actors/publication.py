@@ -1,0 +1,129 @@
+"""The Ray calls of a publication: learner and rollout workers behind the links that the publisher asks for."""
+
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import ray
+from ray import exceptions
+
+from rlsys.errors import ActorError, RlsysError
+from rlsys.recipe.rollout import UpdateMode
+from rlsys.types import PolicyVersion
+from rlsys.weights.channel import Rendezvous
+from rlsys.weights.digest import DigestName
+from rlsys.weights.publisher import PublicationSettings, Reception, WeightPublisher
+from rlsys.weights.sender import Manifest
+
+T = TypeVar("T")
+
+
+class RayPending(Generic[T]):
+    """Ray references of one question; its answer is the first one's, when all have answered."""
+
+    def __init__(self, owner: str, refs: Sequence[Any]) -> None:
+        self._owner, self._refs = owner, list(refs)
+
+    def result(self, timeout: float | None = None) -> T:
+        """Waits for all.
+
+        Raises:
+            TimeoutError: not in time.
+            RlsysError: raised by the actor, or an ActorError when it died.
+        """
+        try:
+            return ray.get(self._refs, timeout=timeout)[0]
+        except exceptions.GetTimeoutError as error:
+            raise TimeoutError(str(error)) from error
+        except exceptions.RayTaskError as error:
+            if isinstance(error.cause, RlsysError):
+                raise error.cause from error
+            raise ActorError(f"{self._owner} failed: {error.cause!r}", fix="see its log") from error
+        except exceptions.RayActorError as error:
+            raise ActorError(f"{self._owner} died: {error}", fix="replace it") from error
+
+
+class RayLearner:
+    """A group of learner ranks; rank 0, the first handle, is the sender.
+
+    Each rank is an actor with the methods `open_weight_group`, `join_weight_group`, `send_weights`,
+    `canary_logprobs` and `close_weight_group` (docs/weights.md).
+    """
+
+    def __init__(self, handles: Sequence[Any]) -> None:
+        self._handles = list(handles)
+
+    def open_group(self, *, num_receivers: int, deadline_s: float) -> RayPending[Rendezvous]:
+        ref = self._handles[0].open_weight_group.remote(num_receivers=num_receivers, deadline_s=deadline_s)
+        return RayPending("the learner", [ref])
+
+    def join_group(self) -> RayPending[None]:
+        return RayPending("the learner", [self._handles[0].join_weight_group.remote()])
+
+    def send_weights(self, *, transfer: int, cap_bytes: int) -> RayPending[Manifest]:
+        return self._on_all("send_weights", transfer=transfer, cap_bytes=cap_bytes)
+
+    def canary_logprobs(self, token_ids: Sequence[int]) -> RayPending[np.ndarray]:
+        return self._on_all("canary_logprobs", token_ids=list(token_ids))
+
+    def close_group(self) -> RayPending[None]:
+        return RayPending("the learner", [self._handles[0].close_weight_group.remote()])
+
+    def _on_all(self, method: str, **arguments: Any) -> RayPending[Any]:
+        return RayPending("the learner", [getattr(handle, method).remote(**arguments) for handle in self._handles])
+
+
+class RayEngine:
+    """One `RolloutWorker`.
+
+    Args:
+        handle: the actor.
+        name: for messages.
+        num_ranks: tensor-parallel size of its engine.
+    """
+
+    def __init__(self, handle: Any, *, name: str, num_ranks: int = 1) -> None:
+        self._handle, self.name, self.num_ranks = handle, name, num_ranks
+
+    def prepare_update(self, mode: UpdateMode) -> RayPending[None]:
+        return RayPending(self.name, [self._handle.prepare_update.remote(mode)])
+
+    def connect_weights(self, rendezvous: Rendezvous, *, rank_offset: int, digest: DigestName) -> RayPending[None]:
+        ref = self._handle.connect_weights.remote(rendezvous, rank_offset=rank_offset, digest=digest)
+        return RayPending(self.name, [ref])
+
+    def receive_weights(self, transfer: int, *, canary_ids: Sequence[int]) -> RayPending[Reception]:
+        ref = self._handle.receive_weights.remote(transfer, canary_ids=list(canary_ids))
+        return RayPending(self.name, [ref])
+
+    def commit_version(self, version: PolicyVersion) -> RayPending[None]:
+        return RayPending(self.name, [self._handle.commit_version.remote(version)])
+
+    def abandon_update(self) -> RayPending[None]:
+        return RayPending(self.name, [self._handle.abandon_update.remote()])
+
+
+def ray_publisher(
+    learner_handles: Sequence[Any],
+    workers: Sequence[Any],
+    *,
+    settings: PublicationSettings,
+    tensor_parallel_size: int = 1,
+) -> WeightPublisher:
+    """A publisher from learner ranks to rollout workers; keep it as long as both live, its group is reused.
+
+    Args:
+        learner_handles: by rank.
+        workers: `RolloutWorker` actors, named `rollout-0`, `rollout-1`, ... in messages.
+        settings: of every publication.
+        tensor_parallel_size: of the workers' engines.
+    """
+    return WeightPublisher(RayLearner(learner_handles), ray_engines(workers, tensor_parallel_size), settings)
+
+
+def ray_engines(workers: Sequence[Any], tensor_parallel_size: int = 1) -> list[RayEngine]:
+    """Links for `WeightPublisher.set_engines`."""
+    return [
+        RayEngine(worker, name=f"rollout-{index}", num_ranks=tensor_parallel_size)
+        for index, worker in enumerate(workers)
+    ]

@@ -1,0 +1,158 @@
+"""The rollout worker: one vLLM engine, stepped in a thread of its own, behind an asyncio actor.
+
+    worker = RolloutWorker.options(num_cpus=1).remote(settings, name="rollout-0")
+    ray.get(worker.ready.remote())
+    ... publish weights to it, unless it loaded them itself ...
+    summaries, rollouts = worker.generate.remote(prompts, num_samples=4, sampling=SamplingSettings(64), seed=1)
+
+`generate` returns two references: the first is metadata for the driver, the second goes to the verifiers unread.
+"""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+import ray
+
+from rlsys.recipe.rollout import SamplingSettings, UpdateMode
+from rlsys.rollouts.prompt_stream import sample_seed
+from rlsys.rollouts.sampling_engine import SamplingEngine
+from rlsys.rollouts.sampling_engine_loop import EngineLoop, GroupRequest
+from rlsys.rollouts.sampling_engine_settings import EngineSettings, engine_environment
+from rlsys.types import GroupSummary, PolicyVersion, Prompt, Rollout
+from rlsys.weights.channel import Rendezvous
+from rlsys.weights.digest import DigestName
+from rlsys.weights.publisher import Reception
+
+
+@ray.remote
+class RolloutWorker:
+    """Samples for whoever asks. Every method but `ready` answers at once or when its own work is done.
+
+    Args:
+        settings: of the engine.
+        name: in messages and logs.
+    """
+
+    def __init__(self, settings: EngineSettings, *, name: str = "rollout-0") -> None:
+        import torch
+
+        os.environ.update(engine_environment(settings, on_cpu=not torch.cuda.is_available()))
+        self._loop = EngineLoop(lambda: SamplingEngine(settings), name=name)
+        self._groups_by_tag: Counter[str] = Counter()
+        self._name = name
+
+    async def ready(self) -> str:
+        """Returns the worker's name when the engine is built.
+
+        Raises:
+            RlsysError: it could not be built.
+        """
+        await asyncio.wrap_future(self._loop.ready)
+        return self._name
+
+    @ray.method(num_returns=2)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async def generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        num_samples: int,
+        sampling: SamplingSettings,
+        seed: int,
+        tag: str = "train",
+    ) -> tuple[list[GroupSummary], list[list[Rollout]]]:
+        """Samples every prompt; resolves when all are done. Many calls may be under way at once.
+
+        Args:
+            prompts: with token ids.
+            num_samples: responses to each.
+            sampling: of all of them.
+            seed: of the run; a sample's own seed is `sample_seed(seed, ordinal, sample)`.
+            tag: under which `stats` counts the groups: `train`, `eval` or another word.
+
+        Returns:
+            The groups' summaries, and their rollouts by prompt and sample index.
+
+        Raises:
+            ValueError: a prompt that the engine has no room for.
+            RlsysError: the engine failed.
+        """
+        futures = [
+            self._loop.add(
+                GroupRequest(
+                    prompt_ids=prompt.token_ids.tolist(),
+                    ordinal=prompt.ordinal,
+                    seeds=[sample_seed(seed, prompt.ordinal, sample) for sample in range(num_samples)],
+                    sampling=sampling,
+                )
+            )
+            for prompt in prompts
+        ]
+        groups = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        self._groups_by_tag[tag] += len(groups)
+        summaries = [summarise(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
+        return summaries, [list(group) for group in groups]
+
+    # --- weights: see rlsys.weights.publisher for the order -----------------------------------------------------
+
+    async def prepare_update(self, mode: UpdateMode) -> None:
+        """Returns when the engine is ready to take weights."""
+        await asyncio.wrap_future(self._loop.prepare(mode))
+
+    async def connect_weights(self, rendezvous: Rendezvous, *, rank_offset: int, digest: DigestName) -> None:
+        """Joins a weight group."""
+        joining = self._loop.call(lambda e: e.connect_weights(rendezvous, rank_offset=rank_offset, digest=digest))
+        await asyncio.wrap_future(joining)
+
+    async def receive_weights(self, transfer: int, *, canary_ids: Sequence[int] = ()) -> Reception:
+        """Receives a transfer, and tells what the engine makes of a text with it."""
+        return await asyncio.wrap_future(self._loop.call(lambda engine: receive(engine, transfer, canary_ids)))
+
+    async def commit_version(self, version: PolicyVersion) -> None:
+        """Flips the version and goes on sampling; also makes weights current that the engine loaded itself."""
+        await asyncio.wrap_future(self._loop.commit(version))
+
+    async def abandon_update(self) -> None:
+        """Goes on with the old weights, if they were not touched."""
+        await asyncio.wrap_future(self._loop.abandon())
+
+    # --- supervision -------------------------------------------------------------------------------------------
+
+    async def stats(self) -> dict[str, float]:
+        """Counters since the start, of `LoopStats`, with `num_groups/<tag>` for each tag."""
+        return {**asdict(self._loop.stats()), **{f"num_groups/{tag}": n for tag, n in self._groups_by_tag.items()}}
+
+    async def health(self) -> float:
+        """Seconds since the engine's thread last said that it lives; an idle engine says nothing.
+
+        Raises:
+            RlsysError: the engine failed.
+        """
+        stats = self._loop.stats()
+        return stats.beat_age_s if stats.num_unfinished else 0.0
+
+    async def close(self) -> None:
+        """Ends the engine with its processes. What is unfinished fails."""
+        await asyncio.get_running_loop().run_in_executor(None, self._loop.close)
+
+
+def receive(engine: SamplingEngine, transfer: int, canary_ids: Sequence[int]) -> Reception:
+    """One engine's part in the first phase of a publication."""
+    receipts = engine.receive_weights(transfer)
+    canary = engine.canary_logprobs(canary_ids) if canary_ids else np.empty(0, np.float32)
+    return Reception(tuple(receipts), canary)
+
+
+def summarise(prompt: Prompt, group: Sequence[Rollout]) -> GroupSummary:
+    """What the driver may know of a finished group."""
+    return GroupSummary(
+        ordinal=prompt.ordinal,
+        lengths=tuple(len(rollout.response_ids) for rollout in group),
+        prompt_length=len(prompt.token_ids),
+        oldest_version=min(rollout.oldest_version for rollout in group),
+        newest_version=max(int(rollout.versions.max()) for rollout in group),
+        finish_reasons=tuple(rollout.finish_reason for rollout in group),
+    )

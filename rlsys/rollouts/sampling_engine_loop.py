@@ -1,0 +1,297 @@
+"""The thread that steps an engine, and the only one that touches it.
+
+    other threads                        the engine's thread
+    -------------                        -------------------
+    add(...)      -> Future     --->     between two steps: do what was asked
+    call(f)       -> Future     --->     then step, if something runs and no update is on
+    prepare(mode) -> Future     --->     resolves when the engine is ready to take weights; steps stop
+    commit(v)     -> Future     --->     the new version; steps go on
+
+What is asked is done in the order of asking. When a step fails, every future fails with its error, and so does
+whatever is asked later: an engine that failed once is not trusted again.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from rlsys.errors import ActorError
+from rlsys.recipe.rollout import SamplingSettings, UpdateMode
+from rlsys.rollouts.sampling_engine import SamplingEngine
+from rlsys.types import PolicyVersion, Rollout
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRequest:
+    """One prompt's samples, as `SamplingEngine.add_group` takes them."""
+
+    prompt_ids: Sequence[int]
+    ordinal: int
+    seeds: Sequence[int]
+    """One for each sample."""
+    sampling: SamplingSettings
+
+
+@dataclass(frozen=True, slots=True)
+class LoopStats:
+    """Counters since the start; differences between two of them are rates."""
+
+    version: PolicyVersion
+    num_tokens: int
+    """Response tokens sampled."""
+    num_steps: int
+    num_groups: int
+    """Groups finished."""
+    num_unfinished: int
+    """Samples queued or running now."""
+    num_restarted: int
+    """Requests ended and asked for anew by updates of the kind `abort_and_continue`."""
+    step_s: float
+    """Time spent in engine steps."""
+    update_s: float
+    """Time between `prepare` and `commit`, in which nothing was sampled."""
+    idle_s: float
+    """Time in which there was nothing to sample."""
+    beat_age_s: float
+    """Since the thread last said that it lives; it says so after each step and each thing asked."""
+
+
+class EngineLoop:
+    """Builds an engine in a thread of its own and steps it there.
+
+    Args:
+        build: makes the engine; called in the thread.
+        name: of the worker, for error messages.
+    """
+
+    def __init__(self, build: Callable[[], SamplingEngine], *, name: str) -> None:
+        self.name = name
+        self.ready: Future[None] = Future()
+        """Resolved when the engine is built; fails with what building it raised."""
+        self._build = build
+        self._commands: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        self._waiters: dict[int, Future[tuple[Rollout, ...]]] = {}
+        self._held: list[tuple[GroupRequest, Future[tuple[Rollout, ...]]]] = []
+        self._prepared: Future[None] | None = None
+        self._mode: UpdateMode = "in_flight"
+        self._paused = True
+        self._closed = False
+        self._failure: BaseException | None = None
+        self._num_steps = self._num_groups = self._num_restarted = 0
+        self._step_s = self._update_s = self._idle_s = 0.0
+        self._update_started: float | None = None
+        self._beat = time.monotonic()
+        self._engine: SamplingEngine | None = None
+        self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
+        self._thread.start()
+
+    # --- called from other threads -----------------------------------------------------------------------------
+
+    def add(self, request: GroupRequest) -> "Future[tuple[Rollout, ...]]":
+        """Queues a group; resolves with its rollouts, by sample index, when all are finished."""
+        future: Future[tuple[Rollout, ...]] = Future()
+        self._ask(lambda: self._admit(request, future)).add_done_callback(lambda asked: _pass_error(asked, future))
+        return future
+
+    def call(self, function: Callable[[SamplingEngine], T]) -> "Future[T]":
+        """Runs `function` in the engine's thread, between two steps."""
+        return self._ask(lambda: function(self._live_engine))
+
+    def prepare(self, mode: UpdateMode) -> "Future[None]":
+        """Gets ready for new weights: with `drain`, when what runs is finished; else at once. Then steps stop.
+
+        What is asked for meanwhile waits for `commit`.
+        """
+        ready: Future[None] = Future()
+        self._ask(lambda: self._begin_update(mode, ready)).add_done_callback(lambda asked: _pass_error(asked, ready))
+        return ready
+
+    def commit(self, version: PolicyVersion) -> "Future[None]":
+        """Makes the weights that were received the current ones and goes on sampling."""
+        return self._ask(lambda: self._commit(version))
+
+    def abandon(self) -> "Future[None]":
+        """Ends a preparation that came to nothing. An engine whose weights were touched stays paused."""
+        return self._ask(self._abandon)
+
+    def stats(self) -> LoopStats:
+        """A snapshot; answers even while a step is stuck."""
+        engine = self._engine
+        return LoopStats(
+            version=engine.version if engine else 0,
+            num_tokens=engine.num_tokens if engine else 0,
+            num_steps=self._num_steps,
+            num_groups=self._num_groups,
+            num_unfinished=engine.num_unfinished if engine else 0,
+            num_restarted=self._num_restarted,
+            step_s=self._step_s,
+            update_s=self._update_s,
+            idle_s=self._idle_s,
+            beat_age_s=time.monotonic() - self._beat,
+        )
+
+    def close(self, *, timeout_s: float = 30.0) -> None:
+        """Ends the thread and the engine; what is unfinished fails.
+
+        Raises:
+            ActorError: the thread did not end in time.
+        """
+        self._commands.put((self._stop, Future()))
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            raise ActorError(f"the engine of {self.name} did not stop", value=timeout_s, fix="kill its process")
+
+    # --- the engine's thread -----------------------------------------------------------------------------------
+
+    @property
+    def _live_engine(self) -> SamplingEngine:
+        assert self._engine is not None, "commands run after the engine was built"
+        return self._engine
+
+    def _ask(self, function: Callable[[], T]) -> "Future[T]":
+        future: Future[T] = Future()
+        if self._failure is not None:
+            future.set_exception(self._failure)
+        else:
+            self._commands.put((function, future))
+            if self._failure is not None:  # the thread may have failed in between and emptied the queue before
+                self._fail_commands(self._failure)
+        return future
+
+    def _run(self) -> None:
+        try:
+            self._engine = self._build()
+            self._paused = self._engine.updating
+            self.ready.set_result(None)
+            while not self._closed:
+                self._do_commands()
+                self._step()
+        except BaseException as error:  # whatever ends this thread must reach those who wait for it
+            self._fail(error)
+        else:
+            self._fail(ActorError(f"the engine of {self.name} was closed", fix="ask another worker"))
+        finally:
+            if self._engine is not None:
+                self._engine.close()
+
+    def _do_commands(self) -> None:
+        block = self._paused or not self._live_engine.has_work
+        started = time.monotonic()
+        while not self._closed:
+            try:
+                function, future = self._commands.get(block=block)
+            except queue.Empty:
+                break
+            if block and not self._paused:
+                self._idle_s += time.monotonic() - started
+            self._beat = time.monotonic()
+            block = False
+            _resolve(future, function)
+        self._beat = time.monotonic()
+
+    def _step(self) -> None:
+        engine = self._live_engine
+        if not self._paused and engine.has_work and not self._closed:
+            started = time.monotonic()
+            for group in engine.step():
+                self._num_groups += 1
+                self._waiters.pop(group.key).set_result(group.rollouts)
+            self._num_steps += 1
+            self._beat = time.monotonic()
+            self._step_s += self._beat - started
+        if self._prepared is not None and not self._paused and not engine.has_work:
+            self._pause()
+
+    def _admit(self, request: GroupRequest, future: "Future[tuple[Rollout, ...]]") -> None:
+        if self._prepared is not None or self._paused:
+            self._held.append((request, future))
+            return
+        key = self._live_engine.add_group(
+            request.prompt_ids,
+            ordinal=request.ordinal,
+            num_samples=len(request.seeds),
+            seeds=request.seeds,
+            sampling=request.sampling,
+        )
+        self._waiters[key] = future
+
+    def _begin_update(self, mode: UpdateMode, ready: "Future[None]") -> None:
+        assert self._prepared is None, "one update at a time: commit or abandon the one before"
+        self._mode, self._prepared = mode, ready
+        if mode != "drain" or self._paused or not self._live_engine.has_work:
+            self._pause()
+
+    def _pause(self) -> None:
+        assert self._prepared is not None
+        self._paused = True
+        self._update_started = time.monotonic()
+        self._prepared.set_result(None)
+
+    def _commit(self, version: PolicyVersion) -> None:
+        engine = self._live_engine
+        engine.commit_version(version)
+        if self._mode == "abort_and_continue" and self._prepared is not None:
+            self._num_restarted += engine.restart_requests()
+        self._resume()
+
+    def _abandon(self) -> None:
+        if not self._live_engine.updating:
+            self._resume()
+        self._prepared = None
+
+    def _resume(self) -> None:
+        if self._update_started is not None:
+            self._update_s += time.monotonic() - self._update_started
+        self._update_started = self._prepared = None
+        self._paused = False
+        held, self._held = self._held, []
+        for request, future in held:
+            try:
+                self._admit(request, future)
+            except ValueError as error:  # this prompt's own fault, told to the one who asked
+                future.set_exception(error)
+
+    def _stop(self) -> None:
+        self._closed = True
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = error
+        if not self.ready.done():
+            self.ready.set_exception(error)
+        pending: list[Future[Any]] = [*self._waiters.values(), *(future for _, future in self._held)]
+        if self._prepared is not None:
+            pending.append(self._prepared)
+        for future in pending:
+            if not future.done():
+                future.set_exception(error)
+        self._waiters.clear()
+        self._fail_commands(error)
+
+    def _fail_commands(self, error: BaseException) -> None:
+        while True:
+            try:
+                _, future = self._commands.get_nowait()
+            except queue.Empty:
+                return
+            future.set_exception(error)
+
+
+def _resolve(future: "Future[Any]", function: Callable[[], Any]) -> None:
+    try:
+        result = function()
+    except Exception as error:  # belongs to the one who asked; an engine that is unusable also fails its next step
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+def _pass_error(asked: "Future[Any]", future: "Future[Any]") -> None:
+    error = asked.exception()
+    if error is not None and not future.done():
+        future.set_exception(error)

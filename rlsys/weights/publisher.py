@@ -1,0 +1,280 @@
+"""The two phases of a publication: who does what, in which order, and what happens when one of them cannot.
+
+    learner                       every engine
+    -------                       ------------
+                                  prepare: what runs is drained, or just stops being stepped
+    open, join a group     ---    connect                               (kept from one publication to the next)
+    send, manifest         -->    receive, load, receipt
+    canary logprobs        ---    canary logprobs under the new weights
+                 compare: names, dtypes, shapes, digests, parameters without weights, canary
+                                  commit: the version flips and sampling goes on
+
+Anything that goes wrong before `commit` ends in one `PublicationError`; no version was flipped and the engines whose
+weights were touched sample nothing until a publication succeeds. The group is given up, and the next publication
+builds another with the engines that are then there.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from rlsys.errors import RlsysError, WeightTransferError
+from rlsys.recipe.rollout import UpdateMode
+from rlsys.types import PolicyVersion
+from rlsys.weights.channel import Rendezvous
+from rlsys.weights.digest import DigestName, first_difference
+from rlsys.weights.receipt import Receipt
+from rlsys.weights.sender import Manifest
+
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
+
+
+class Pending(Protocol[T_co]):
+    """An answer that is on its way: a `concurrent.futures.Future`, or a Ray reference in its clothes."""
+
+    def result(self, timeout: float | None = None) -> T_co:
+        """Waits at most `timeout` seconds.
+
+        Raises:
+            TimeoutError: there was no answer in time.
+            RlsysError: what went wrong on the other side.
+        """
+        ...
+
+
+class LearnerLink(Protocol):
+    """The learner as the publisher sees it; each call goes to all of its ranks where that is needed."""
+
+    def open_group(self, *, num_receivers: int, deadline_s: float) -> Pending[Rendezvous]: ...
+    def join_group(self) -> Pending[None]: ...
+    def send_weights(self, *, transfer: int, cap_bytes: int) -> Pending[Manifest]: ...
+    def canary_logprobs(self, token_ids: Sequence[int]) -> Pending[np.ndarray]: ...
+    def close_group(self) -> Pending[None]: ...
+
+
+class EngineLink(Protocol):
+    """One rollout worker as the publisher sees it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def num_ranks(self) -> int: ...
+    def prepare_update(self, mode: UpdateMode) -> Pending[None]: ...
+    def connect_weights(self, rendezvous: Rendezvous, *, rank_offset: int, digest: DigestName) -> Pending[None]: ...
+    def receive_weights(self, transfer: int, *, canary_ids: Sequence[int]) -> Pending["Reception"]: ...
+    def commit_version(self, version: PolicyVersion) -> Pending[None]: ...
+    def abandon_update(self) -> Pending[None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reception:
+    """What one engine says of a transfer."""
+
+    receipts: tuple[Receipt, ...]
+    """One for each of its worker processes."""
+    canary_logprobs: np.ndarray
+    """`[T - 1]` float32 under the new weights; empty when no canary was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublicationSettings:
+    """How weights are published."""
+
+    mode: UpdateMode = "in_flight"
+    digest: DigestName = "fold64"
+    cap_bytes: int = 256 << 20
+    """The most bytes gathered at once, one tensor of more bytes excepted."""
+    deadline_s: float = 120.0
+    """The longest that any one phase may last, draining excepted."""
+    drain_deadline_s: float = 600.0
+    canary_tolerance: float = 1e-2
+    """The largest difference allowed between the engine's logprobs and the learner's; 1e-4 holds in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublicationReport:
+    """What a publication that succeeded did."""
+
+    version: PolicyVersion
+    num_engines: int
+    num_tensors: int
+    num_bytes: int
+    new_group: bool
+    """Whether the group had to be built first."""
+    canary_gap: float
+    """The largest difference between any engine's logprobs and the learner's; NaN without a canary."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By phase: prepare, connect, transfer, compare, commit; and total."""
+
+
+class PublicationError(WeightTransferError):
+    """A publication failed before the flip. `phase` and `engines` say where; no engines means the learner."""
+
+    def __init__(self, problem: str, *, phase: str, engines: tuple[str, ...], fix: str = "") -> None:
+        super().__init__(problem, fix=fix)
+        self.phase, self.engines = phase, engines
+
+
+class WeightPublisher:
+    """Publishes one learner's weights to a set of engines, again and again.
+
+    Args:
+        learner: sends.
+        engines: receive; `set_engines` replaces them between two publications.
+        settings: of every publication.
+    """
+
+    def __init__(self, learner: LearnerLink, engines: Sequence[EngineLink], settings: PublicationSettings) -> None:
+        self.learner = learner
+        self.settings = settings
+        self._engines = tuple(engines)
+        self._connected = False
+        self._transfer = 0
+        self._seconds: dict[str, float] = {}
+
+    def set_engines(self, engines: Sequence[EngineLink]) -> None:
+        """From the next publication on, these engines receive."""
+        self._engines = tuple(engines)
+        self._connected = False
+
+    def publish(self, version: PolicyVersion, *, canary_ids: Sequence[int] = ()) -> PublicationReport:
+        """Brings the learner's weights to every engine and flips their version, or changes nothing that is sampled.
+
+        Args:
+            version: of the weights.
+            canary_ids: a text of 2 tokens or more whose logprobs are compared; none leaves that out.
+
+        Raises:
+            PublicationError: one of them failed; naming phase, engine and, where one is at fault, tensor.
+        """
+        started = time.perf_counter()
+        self._seconds = {}
+        new_group = not self._connected
+        try:
+            self._phase("prepare", self._prepare)
+            if new_group:
+                self._phase("connect", self._connect)
+            manifest, learner_logprobs, receptions = self._phase("transfer", lambda: self._send(canary_ids))
+            gap = self._phase("compare", lambda: self._compare(manifest, learner_logprobs, receptions))
+        except PublicationError:
+            self._give_up()
+            raise
+        self._phase("commit", lambda: self._commit(version))
+        self._seconds["total"] = time.perf_counter() - started
+        return PublicationReport(
+            version=version,
+            num_engines=len(self._engines),
+            num_tensors=len(manifest.tensors),
+            num_bytes=manifest.num_bytes,
+            new_group=new_group,
+            canary_gap=gap,
+            seconds=self._seconds,
+        )
+
+    def _phase(self, name: str, work: Callable[[], T]) -> T:
+        started = time.perf_counter()
+        result = work()
+        self._seconds[name] = time.perf_counter() - started
+        return result
+
+    def _prepare(self) -> None:
+        mode = self.settings.mode
+        timeout_s = self.settings.drain_deadline_s if mode == "drain" else self.settings.deadline_s
+        pending = [(engine.name, engine.prepare_update(mode)) for engine in self._engines]
+        _gather("prepare", pending, timeout_s)
+
+    def _connect(self) -> None:
+        deadline_s = self.settings.deadline_s
+        num_receivers = sum(engine.num_ranks for engine in self._engines)
+        opening = self.learner.open_group(num_receivers=num_receivers, deadline_s=deadline_s)
+        (rendezvous,) = _gather("connect", [("", opening)], deadline_s)
+        joining: list[tuple[str, Pending[None]]] = [("", self.learner.join_group())]
+        rank = 1
+        for engine in self._engines:
+            pending = engine.connect_weights(rendezvous, rank_offset=rank, digest=self.settings.digest)
+            joining.append((engine.name, pending))
+            rank += engine.num_ranks
+        _gather("connect", joining, deadline_s * 1.25)
+        self._connected = True
+
+    def _send(self, canary_ids: Sequence[int]) -> tuple[Manifest, np.ndarray, list[Reception]]:
+        # Both sides of a wait have the deadline; the one who waits for both gives them a little more.
+        timeout_s = self.settings.deadline_s * 1.25
+        self._transfer += 1
+        sending = self.learner.send_weights(transfer=self._transfer, cap_bytes=self.settings.cap_bytes)
+        receiving = [
+            (engine.name, engine.receive_weights(self._transfer, canary_ids=canary_ids)) for engine in self._engines
+        ]
+        manifest, *receptions = _gather("transfer", [("", sending), *receiving], timeout_s)
+        if not canary_ids:
+            return manifest, np.empty(0, np.float32), receptions
+        (logprobs,) = _gather("canary", [("", self.learner.canary_logprobs(canary_ids))], timeout_s)
+        return manifest, logprobs, receptions
+
+    def _compare(self, manifest: Manifest, learner_logprobs: np.ndarray, receptions: Sequence[Reception]) -> float:
+        gaps = [float("nan")]
+        for engine, reception in zip(self._engines, receptions, strict=True):
+            problem = difference(manifest, reception)
+            if problem is None and len(learner_logprobs):
+                gaps.append(float(np.abs(reception.canary_logprobs - learner_logprobs).max()))
+                if not gaps[-1] <= self.settings.canary_tolerance:
+                    problem = (
+                        f"the canary's logprobs differ from the learner's by {gaps[-1]:.3g}, "
+                        f"more than {self.settings.canary_tolerance:.3g}"
+                    )
+            if problem is not None:
+                raise PublicationError(
+                    f"engine {engine.name} has wrong weights: {problem}",
+                    phase="compare",
+                    engines=(engine.name,),
+                    fix="publish again; if it happens again, replace the engine",
+                )
+        return max(gaps[1:], default=gaps[0])
+
+    def _commit(self, version: PolicyVersion) -> None:
+        pending = [(engine.name, engine.commit_version(version)) for engine in self._engines]
+        _gather("commit", pending, self.settings.deadline_s)
+
+    def _give_up(self) -> None:
+        self._connected = False
+        pending: list[Pending[None]] = [self.learner.close_group(), *(e.abandon_update() for e in self._engines)]
+        for answer in pending:
+            try:
+                answer.result(timeout=self.settings.deadline_s)
+            except (RlsysError, TimeoutError):
+                continue  # it has failed already, and the error that is raised says so
+
+
+def difference(manifest: Manifest, reception: Reception) -> str | None:
+    """What is wrong with what an engine received, naming the tensor; None when all is well."""
+    for receipt in reception.receipts:
+        problem = first_difference(manifest.tensors, receipt.tensors) or next(iter(receipt.problems), None)
+        if problem is not None:
+            return problem
+    return None
+
+
+def _gather(phase: str, pending: Sequence[tuple[str, Pending]], timeout_s: float) -> list:
+    """Waits for all answers, of engines by name or of the learner (no name); one error speaks for all that failed."""
+    ends_at = time.monotonic() + timeout_s
+    results, failed = [], []
+    for name, answer in pending:
+        try:
+            results.append(answer.result(timeout=max(0.0, ends_at - time.monotonic())))
+        except TimeoutError:
+            failed.append((name, f"no answer in {timeout_s:g} s"))
+        except RlsysError as error:
+            failed.append((name, str(error)))
+    if failed:
+        told = "; ".join(f"{f'engine {name}' if name else 'the learner'}: {problem}" for name, problem in failed)
+        raise PublicationError(
+            f"publication failed in the {phase} phase: {told}",
+            phase=phase,
+            engines=tuple(name for name, _ in failed if name),
+            fix="the next publication builds a new group of the engines that are then alive",
+        )
+    return results
