@@ -20,7 +20,7 @@ def read_rows(
     """The rows of a source in order, whatever form they are written in; `rlsys.data.formats` lists the forms.
 
     Args:
-        source: a path, a glob, `hf:owner/name`, or a recipe's source, whose `take` and `filters` are left to the mixture.
+        source: a path, a glob, `hf:owner/name`, or a recipe's source; `take` and `filters` are left to the mixture.
         drops: counts wrong rows by reason and leaves them out; without it the first wrong row is an error.
         wanted: given a record's ordinal in the source (from 0), whether to read it; how readers share a source.
 

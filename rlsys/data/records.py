@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeAlias
 
 from rlsys.data.drops import RowRefused
 from rlsys.data.row import Origin
@@ -14,6 +14,8 @@ from rlsys.errors import DataError
 
 MAX_LINE_BYTES = 64 * 2**20
 """A longer line is refused, so that a file without line ends cannot fill the memory."""
+
+Stream: TypeAlias = IO[bytes] | gzip.GzipFile
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".txt")
 
@@ -118,7 +120,7 @@ def _kind(file: Path) -> str | None:
     return suffix if suffix in SUFFIXES else None
 
 
-def _open(file: Path) -> IO[bytes]:
+def _open(file: Path) -> Stream:
     if file.name.endswith(".gz"):
         return gzip.open(file, "rb")
     return file.open("rb")
@@ -132,7 +134,7 @@ def _text_line(line: bytes) -> dict[str, Any]:
 
 
 def _line_records(
-    stream: IO[bytes], name: str, wanted: Callable[[int], bool], parse: Callable[[bytes], dict[str, Any]]
+    stream: Stream, name: str, wanted: Callable[[int], bool], parse: Callable[[bytes], dict[str, Any]]
 ) -> Iterator[Record | None]:
     for index, line in enumerate(_lines(stream)):
         if index == 0 and line is not None:
@@ -149,7 +151,7 @@ def _line_records(
             yield Record(origin, {}, refused)
 
 
-def _lines(stream: IO[bytes]) -> Iterator[bytes | None]:
+def _lines(stream: Stream) -> Iterator[bytes | None]:
     """Lines of a file; None for one that is too long, which is skipped without being held."""
     while line := stream.readline(MAX_LINE_BYTES):
         if len(line) < MAX_LINE_BYTES or line.endswith(b"\n"):
@@ -160,13 +162,13 @@ def _lines(stream: IO[bytes]) -> Iterator[bytes | None]:
         yield None
 
 
-def _starts_array(stream: IO[bytes]) -> bool:
+def _starts_array(stream: Stream) -> bool:
     start = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     stream.seek(0)
     return start.startswith(b"[")
 
 
-def _array_records(stream: IO[bytes], name: str, wanted: Callable[[int], bool]) -> Iterator[Record | None]:
+def _array_records(stream: Stream, name: str, wanted: Callable[[int], bool]) -> Iterator[Record | None]:
     """Elements of a JSON array; `line` is where the element starts."""
     try:
         text = stream.read().decode("utf-8-sig")

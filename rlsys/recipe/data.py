@@ -61,7 +61,7 @@ class SourceSettings(Section):
     name: str = ""
     """Absent: the file's or folder's name."""
     take: int | float = 1.0
-    """An integer: so many rows; a float: so many times the source (0.5 draws half, 2.5 repeats twice and draws half)."""
+    """An integer: so many rows; a float: so many times the source (0.5 draws half, 2.5 repeats twice and draws)."""
     subset: str | None = None
     """Configuration of a hub data set."""
     split: str = "train"
@@ -96,7 +96,7 @@ class TemplatingSettings(Section):
     """How messages become token ids."""
 
     template: TemplateName | None = None
-    """`own`: the tokenizer's chat template, whose absence is an error. Absent: the tokenizer's own, or tulu where it has
+    """`own`: the tokenizer's chat template, which must be there. Absent: the tokenizer's own, or tulu where it has
     none. The others replace it, and are saved with the model."""
     markers: MarkerRule = "refuse"
     """What happens to a row whose content holds text that would become, or looks like, a marker of the template."""
