@@ -138,7 +138,7 @@ def policy_loss(
         assert batch.entropy is not None, "entropy_coef needs the policy's entropy"
         per_token = per_token - settings.entropy_coef * batch.entropy
     weights = token_weights(batch.mask, settings.aggregation, sequence_ids=batch.sequence_ids, max_length=max_length)
-    loss = (weights * per_token).sum() / denominator
+    loss = ((weights * per_token).sum() / denominator).float()
     return loss, {"loss/policy": loss.detach().double()} | _policy_sums(batch, terms)
 
 

@@ -92,7 +92,7 @@ def preference_loss(
         The loss, and sums: `loss/preference`; per pair `preference/{accuracy,margin,chosen_reward,rejected_reward}`.
     """
     losses, chosen, rejected = PREFERENCE_LOSSES[settings.name](pairs, settings)
-    loss = losses.sum() / denominator
+    loss = (losses.sum() / denominator).float()
     return loss, {"loss/preference": loss.detach().double()} | _pair_sums("preference", chosen, rejected)
 
 
@@ -120,7 +120,7 @@ def reward_model_loss(
     gaps = chosen_scores - rejected_scores
     losses = -logsigmoid(gaps if margins is None else gaps - margins)
     losses = losses + center_coef * (chosen_scores + rejected_scores) ** 2
-    loss = losses.sum() / denominator
+    loss = (losses.sum() / denominator).float()
     sums = _pair_sums("reward_model", chosen_scores, rejected_scores)
     return loss, {"loss/reward": loss.detach().double()} | sums
 

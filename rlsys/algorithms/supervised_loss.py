@@ -25,7 +25,7 @@ def supervised_loss(
     weights = loss_weights.to(torch.float32)
     targets = weights != 0
     nll = -torch.where(targets, logprobs.float(), torch.zeros_like(weights)) * weights
-    loss = nll.sum() / denominator
+    loss = (nll.sum() / denominator).float()
     return loss, {
         "loss/supervised": loss.detach().double(),
         "supervised/nll@weight": masked_sum(nll, targets),

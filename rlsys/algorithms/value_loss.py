@@ -37,7 +37,7 @@ def value_loss(
         clipped = (old_values + (values - old_values).clamp(-clip, clip) - returns) ** 2
         was_clipped = clipped > squared
         squared = torch.maximum(squared, clipped)
-    loss = 0.5 * squared.sum() / denominator
+    loss = (0.5 * squared.sum() / denominator).float()
     residual = returns.double() - old_values.double()
     per_token = {
         "value/clip_frac": was_clipped.float(),
