@@ -1,0 +1,190 @@
+"""A stage's checkpoints: begun, committed, found again, set aside, removed."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlsys.checkpoint.checkpoint import PREFIX, Checkpoint, step_of
+from rlsys.checkpoint.durable_file import sync, write_durably
+from rlsys.checkpoint.retention import Retention
+from rlsys.checkpoint.transaction import UNFINISHED, Transaction
+from rlsys.errors import CheckpointError
+
+REMOVING = ".removing-"
+SET_ASIDE = ".set-aside-"
+BEST = "best.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The newest intact checkpoint, and the newer ones that are not.
+
+    >>> Found(None, ("step_000100: manifest.json cannot be read: No such file or directory",)).passed_over[0][:11]
+    'step_000100'
+    """
+
+    checkpoint: Checkpoint | None
+    """None: there is no checkpoint at all, and the run starts at its beginning."""
+    passed_over: tuple[str, ...]
+    """For each damaged one, newest first: its name and what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The checkpoint with the highest score so far."""
+
+    step: int
+    score: float
+
+
+def latest_intact(folder: Path) -> Found:
+    """The newest checkpoint whose every digest matches.
+
+    Raises:
+        CheckpointError: there are checkpoints, and all of them are damaged: starting anew must be asked for.
+    """
+    passed_over = []
+    for step in reversed(committed_steps(folder)):
+        try:
+            return Found(Checkpoint(folder / f"{PREFIX}{step:06d}"), tuple(passed_over))
+        except CheckpointError as error:
+            passed_over.append(f"{PREFIX}{step:06d}: {error.value}")
+    if passed_over:
+        raise CheckpointError(
+            f"every checkpoint in {folder} is damaged",
+            value=passed_over,
+            fix="restore one from a copy, or remove them all to start the stage anew",
+        )
+    return Found(None, ())
+
+
+def committed_steps(folder: Path) -> list[int]:
+    """Steps that have a checkpoint, intact or not, ascending."""
+    if not folder.is_dir():
+        return []
+    return sorted(step for path in folder.iterdir() if path.is_dir() and (step := step_of(path.name)) is not None)
+
+
+class CheckpointStore:
+    """One writer at a time: `RunFolder` holds the lock.
+
+    Args:
+        folder: `<run>/<nn-stage>/checkpoints`; made when the first checkpoint is begun.
+        retention: applied by `remove_old`.
+    """
+
+    def __init__(self, folder: Path, retention: Retention | None = None) -> None:
+        self.folder = folder
+        self.retention = retention or Retention()
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, intact or not, ascending."""
+        return committed_steps(self.folder)
+
+    def begin(self, step: int) -> Transaction:
+        """A new checkpoint of that step.
+
+        Raises:
+            CheckpointError: the step is committed already, or the folder cannot be written to.
+        """
+        return Transaction(step, self.folder)
+
+    def recover(self, step: int | None = None) -> Found:
+        """What to do at the start of a run: cleans, finds where to go on, and sets everything newer aside.
+
+        Newer checkpoints are damaged, or of a future that this run gives up; they are kept under another name, which
+        is never loaded.
+
+        Args:
+            step: go on from this one, in place of the newest intact one.
+
+        Raises:
+            CheckpointError: the step's checkpoint is damaged or missing, or there are only damaged ones.
+        """
+        self.clean()
+        if step is None:
+            found = latest_intact(self.folder)
+        else:
+            found = Found(Checkpoint(self.folder / f"{PREFIX}{step:06d}"), ())
+        if found.checkpoint is not None:
+            self.set_aside_after(found.checkpoint.step)
+        return found
+
+    def clean(self) -> list[str]:
+        """Removes what interrupted commits and removals left, and gives its names. Only while nothing is written."""
+        if not self.folder.is_dir():
+            return []
+        left = [path for path in self.folder.iterdir() if path.name.startswith((UNFINISHED, REMOVING, f".{BEST}."))]
+        for path in left:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        return sorted(path.name for path in left)
+
+    def set_aside_after(self, step: int) -> list[Path]:
+        """Renames every checkpoint of a later step, so that it is found no more; gives the new names."""
+        moved = []
+        for later in (s for s in self.steps if s > step):
+            source = self.folder / f"{PREFIX}{later:06d}"
+            number = 1
+            while (target := source.with_name(f"{source.name}{SET_ASIDE}{number}")).exists():
+                number += 1
+            os.rename(source, target)
+            moved.append(target)
+        if moved:
+            best = self._marked_best()
+            if best is not None and best.step > step:
+                (self.folder / BEST).unlink()
+            sync(self.folder)
+        return moved
+
+    def remove_old(self) -> list[int]:
+        """Removes what the retention lets go; a removal that is interrupted leaves no damaged checkpoint behind.
+
+        Raises:
+            CheckpointError: one cannot be removed, or the mark of the best one is damaged.
+        """
+        best = self.best()
+        removed = sorted(self.retention.steps_to_remove(self.steps, best=best.step if best else None))
+        for step in removed:
+            doomed = self.folder / f"{REMOVING}{PREFIX}{step:06d}"
+            shutil.rmtree(doomed, ignore_errors=True)
+            try:
+                os.rename(self.folder / f"{PREFIX}{step:06d}", doomed)
+            except OSError as error:
+                raise CheckpointError("an old checkpoint cannot be removed", value=str(error)) from error
+            shutil.rmtree(doomed, ignore_errors=True)
+        return removed
+
+    def offer_best(self, step: int, score: float) -> bool:
+        """Marks the step's checkpoint as the best one if no better one is there; gives whether it is now."""
+        best = self.best()
+        if best is not None and score <= best.score:
+            return False
+        write_durably(self.folder / BEST, json.dumps({"step": step, "score": score}).encode())
+        return True
+
+    def best(self) -> Best | None:
+        """The best checkpoint, None if none was offered or it is no longer there.
+
+        Raises:
+            CheckpointError: the mark is damaged.
+        """
+        best = self._marked_best()
+        return best if best is not None and best.step in self.steps else None
+
+    def _marked_best(self) -> Best | None:
+        path = self.folder / BEST
+        if not path.exists():
+            return None
+        try:
+            mark = json.loads(path.read_bytes())
+            return Best(int(mark["step"]), float(mark["score"]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(
+                "the mark of the best checkpoint is damaged", value=str(path), fix="remove the file"
+            ) from error
