@@ -69,9 +69,25 @@ def text(maximum: int = MAX_TEXT_LENGTH) -> Argument:
     return Argument(expected, parse)
 
 
+def verbatim() -> Argument:
+    """A text to be repeated: not blank, and kept as it is, since places are counted in it."""
+    stripped = text()
+
+    def parse(value: Any) -> str:
+        stripped.parse(value)
+        return value
+
+    return Argument(stripped.expected, parse)
+
+
 def keyword() -> Argument:
-    """A keyword: matched literally, never as a pattern."""
-    return text(MAX_KEYWORD_LENGTH)
+    """A keyword: matched literally, never as a pattern. Published training sets also have it in a list of one."""
+    stripped = text(MAX_KEYWORD_LENGTH)
+
+    def parse(value: Any) -> str:
+        return stripped.parse(value[0] if isinstance(value, list | tuple) and len(value) == 1 else value)
+
+    return Argument(stripped.expected, parse)
 
 
 def keywords() -> Argument:

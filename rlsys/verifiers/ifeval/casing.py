@@ -7,33 +7,17 @@ from typing import Any
 from rlsys.verifiers.ifeval.arguments import RELATION, Relation, count, holds
 from rlsys.verifiers.ifeval.constraint import Constraint
 from rlsys.verifiers.ifeval.language import detect_language
-from rlsys.verifiers.ifeval.sentences import split_sentences
+from rlsys.verifiers.ifeval.treebank import tokens
 
 MIN_ENGLISH_SHARE = 0.9
 """Reward mode takes a text for English when so many of its letters are ASCII: no language detection in a hot path."""
 
-# Where the Treebank tokenizer behind the reference cuts a word, apart from white space.
-_CUTS = re.compile(r"""[«“‘„»”’`*;@#$%&?!\[\](){}<>"\u2012-\u2015]|\.{2,}|--|''|[:,](?!\d)""")
-_CLITIC = re.compile(r"(?<=[^'\s])('(?:LL|RE|VE|[SMDsmd])|N'T|')(?=\s|$)")
-_CONTRACTION = re.compile(
-    r"\b(CAN)(NOT)\b|\b(D)('YE)\b|\b(GIM|LEM)(ME)\b|\b(GON|WAN)(NA)\b|\b(GOT)(TA)\b|\b(MORE)('N)\b"
-)
-_IT_CONTRACTION = re.compile(r"(?<=\s)('T)(IS|WAS)\b")
 _CAPITAL_WORD = re.compile(r"(?<![\w'’-])[^\W\d_](?:['’&.-]?[^\W_])+(?![\w'’-])")
 
 
 def count_capital_words(text: str) -> int:
     """Words in capitals as the reference counts them, by Treebank tokens: "IT'S" and "CANNOT" are two, "U.S." one."""
-    return sum(map(str.isupper, (token for sentence in split_sentences(text) for token in _tokens(sentence))))
-
-
-def _tokens(sentence: str) -> list[str]:
-    text = _CUTS.sub(lambda match: f" {match.group()} ", sentence)
-    text = _CLITIC.sub(r" \1", f" {text} ")
-    if not text.isascii() or "'" in text or any(mark in text for mark in ("CANNOT", "GIMME", "LEMME", "NA", "GOTTA")):
-        text = _CONTRACTION.sub(lambda match: " ".join(filter(None, match.groups())), text)
-        text = _IT_CONTRACTION.sub(r"\1 \2", text)
-    return text.split()
+    return sum(map(str.isupper, tokens(text)))
 
 
 def count_whole_capital_words(text: str) -> int:
@@ -71,8 +55,7 @@ def capital_word_frequency(response: str, *, capital_frequency: int, capital_rel
 
 
 def whole_capital_word_frequency(response: str, *, capital_frequency: int, capital_relation: Relation) -> bool:
-    counted = count_whole_capital_words if capital_relation == "at least" else count_capital_words
-    return holds(counted(response), capital_relation, capital_frequency)
+    return capital_relation != "at least" or count_whole_capital_words(response) >= capital_frequency
 
 
 def _sample_capital_words(rng: Random, prompt: str) -> dict[str, Any]:
@@ -84,13 +67,13 @@ CONSTRAINTS = (
         "change_case:english_capital",
         "Write your entire response in English and in capital letters only.",
         english_capital,
-        english_capital_by_letters,
+        instead=english_capital_by_letters,
     ),
     Constraint(
         "change_case:english_lowercase",
         "Write your entire response in English and in lowercase letters only, with no capital letters.",
         english_lowercase,
-        english_lowercase_by_letters,
+        instead=english_lowercase_by_letters,
     ),
     Constraint(
         "change_case:capital_word_frequency",

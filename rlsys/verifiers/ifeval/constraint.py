@@ -6,6 +6,7 @@ from random import Random
 from typing import Any, TypeAlias
 
 from rlsys.verifiers.ifeval.arguments import Argument
+from rlsys.verifiers.ifeval.words import says_something
 from rlsys.verifiers.judgement import VerifyMode
 
 Check: TypeAlias = Callable[..., bool]
@@ -19,6 +20,10 @@ def _no_arguments(rng: Random, prompt: str) -> dict[str, Any]:
     return {}
 
 
+def _nothing_more(response: str, **arguments: Any) -> bool:
+    return True
+
+
 def _possible(**arguments: Any) -> str | None:
     return None
 
@@ -27,28 +32,33 @@ def _possible(**arguments: Any) -> str | None:
 class Constraint:
     """One verifiable instruction, under the id that upstream gave it.
 
-    Where a check splits a response in ways that only the published reference does, `eval_check` does the same, its
-    oddities included. `reward_check` is what a policy is paid for: never satisfied by what says nothing.
+    Eval mode asks for `check`: what the published reference asks, its oddities included. Reward mode asks for `demand`
+    too, so that a policy is never paid for what says nothing; it pays for nothing that eval mode refuses, but for the
+    few constraints with an `instead`.
     """
 
     id: str
     instruction: str
     """What the model is told; `{name}` stands for an argument."""
-    eval_check: Check
-    reward_check: Check
+    check: Check
+    demand: Check = _nothing_more
     arguments: Mapping[str, Argument] = field(default_factory=dict)
     sample: Sampler = _no_arguments
     impossible: Callable[..., str | None] = _possible
     """`impossible(**arguments)`: why no response can satisfy arguments that are each valid alone, or None."""
+    instead: Check | None = None
+    """Reward mode's check in place of `check`, where that is slow or contradicts its own instruction."""
 
-    def check(self, mode: VerifyMode) -> Check:
-        """The check of a mode."""
-        return self.eval_check if mode == "eval" else self.reward_check
+    def holds(self, response: str, arguments: Mapping[str, Any], mode: VerifyMode) -> bool:
+        """Whether a response follows this constraint; one that is blank (in reward mode: says nothing) does not."""
+        if mode == "eval":
+            return bool(response.strip()) and self.check(response, **arguments)
+        check = self.instead or self.check
+        return says_something(response) and check(response, **arguments) and self.demand(response, **arguments)
 
     def describe(self, arguments: Mapping[str, Any]) -> str:
         """The instruction text with its arguments filled in."""
-        shown = {name: _shown(value) for name, value in arguments.items()}
-        return self.instruction.format(**shown)
+        return self.instruction.format(**{name: _shown(value) for name, value in arguments.items()})
 
 
 def _shown(value: Any) -> str:

@@ -37,16 +37,14 @@ def postscript(response: str, *, postscript_marker: str) -> bool:
 
 
 def postscript_with_text(response: str, *, postscript_marker: str) -> bool:
-    # A line of its own that goes on after the marker, with a response before it.
-    pattern = _marker(postscript_marker)
-    before = False
-    for line in response.lower().split("\n"):
-        match = pattern.match(line.lstrip(_DECORATION))
-        if match and before:
-            tail = line.lstrip(_DECORATION)[match.end() :]
-            return says_something(tail) or says_something(response.lower().rpartition(line)[2])
-        before = before or says_something(line)
-    return False
+    # At the start of a line, after a response, with a text of its own.
+    lines = [line.lstrip(_DECORATION) for line in response.lower().split("\n")]
+    matches = [_marker(postscript_marker).match(line) for line in lines]
+    last = max((place for place, match in enumerate(matches) if match), default=-1)
+    match = matches[last]
+    if last < 0 or match is None or not any(map(says_something, lines[:last])):
+        return False
+    return any(map(says_something, (lines[last][match.end() :], *lines[last + 1 :])))
 
 
 def _marker(postscript_marker: str) -> re.Pattern[str]:

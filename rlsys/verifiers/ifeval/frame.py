@@ -4,7 +4,7 @@ import re
 from random import Random
 from typing import Any
 
-from rlsys.verifiers.ifeval.arguments import text
+from rlsys.verifiers.ifeval.arguments import text, verbatim
 from rlsys.verifiers.ifeval.constraint import Constraint
 from rlsys.verifiers.ifeval.vocabulary import END_PHRASES
 from rlsys.verifiers.ifeval.words import says_something, visible
@@ -19,11 +19,8 @@ def two_responses(response: str) -> bool:
 
 
 def two_different_responses(response: str) -> bool:
-    parts = _two_parts(response)
-    if parts is None or not all(map(says_something, parts)):
-        return False
-    first, second = (re.findall(r"\w+", part.lower()) for part in parts)
-    return first != second
+    words = [re.findall(r"[^\W_]+", part.lower()) for part in _two_parts(response) or ()]
+    return all(words) and len(words) == 2 and words[0] != words[1]
 
 
 def _two_parts(response: str) -> tuple[str, str] | None:
@@ -39,10 +36,8 @@ def repeat_prompt(response: str, *, prompt_to_repeat: str) -> bool:
     return response.strip().lower().startswith(prompt_to_repeat.strip().lower())
 
 
-def repeat_prompt_then_answer(response: str, *, prompt_to_repeat: str) -> bool:
-    repeated = prompt_to_repeat.strip().lower()
-    answer = response.strip().lower()
-    return answer.startswith(repeated) and says_something(answer[len(repeated) :])
+def answer_after_prompt(response: str, *, prompt_to_repeat: str) -> bool:
+    return says_something(response.strip().lower()[len(prompt_to_repeat.strip().lower()) :])
 
 
 def end_checker(response: str, *, end_phrase: str) -> bool:
@@ -51,10 +46,8 @@ def end_checker(response: str, *, end_phrase: str) -> bool:
 
 def end_after_text(response: str, *, end_phrase: str) -> bool:
     # The phrase as whole words, after a response that it ends.
-    phrase, body = end_phrase.strip().lower(), response.strip().strip('"').lower()
-    before = body[: len(body) - len(phrase)]
-    whole = not (before[-1:].isalnum() and phrase[:1].isalnum())
-    return body.endswith(phrase) and whole and says_something(before)
+    before = response.strip().strip('"').lower().removesuffix(end_phrase.lower())
+    return says_something(before) and not (before[-1].isalnum() and end_phrase[0].isalnum())
 
 
 def quotation(response: str) -> bool:
@@ -62,24 +55,23 @@ def quotation(response: str) -> bool:
     return len(text) > 1 and text[0] == text[-1] == '"'
 
 
-def quoted_text(response: str) -> bool:
-    return quotation(response) and says_something(response)
-
-
 def no_comma(response: str) -> bool:
     return "," not in response
 
 
 def no_comma_of_any_script(response: str) -> bool:
-    return _COMMAS.search(visible(response)) is None and says_something(response)
+    return _COMMAS.search(visible(response)) is None
 
 
-def _sample_prompt(rng: Random, prompt: str) -> dict[str, Any]:
+def sample_prompt(rng: Random, prompt: str) -> dict[str, Any]:
+    """The prompt itself, for what repeats it.
+
+    Raises:
+        ValueError: the prompt is blank.
+    """
     if not prompt.strip():
-        raise ValueError(
-            "combination:repeat_prompt repeats the prompt, which is blank: pass sample_kwargs(…, prompt=…)"
-        )
-    return {"prompt_to_repeat": prompt.strip()}
+        raise ValueError("the constraint repeats the prompt, which is blank; got ''; pass the prompt it is added to")
+    return {"prompt_to_repeat": prompt}
 
 
 def _sample_end_phrase(rng: Random, prompt: str) -> dict[str, Any]:
@@ -98,9 +90,9 @@ CONSTRAINTS = (
         "First repeat the request word for word, without change, then give your answer. Say nothing before the "
         "repeated request; this sentence is not part of it.",
         repeat_prompt,
-        repeat_prompt_then_answer,
-        {"prompt_to_repeat": text()},
-        _sample_prompt,
+        answer_after_prompt,
+        {"prompt_to_repeat": verbatim()},
+        sample_prompt,
     ),
     Constraint(
         "startend:end_checker",
@@ -114,7 +106,6 @@ CONSTRAINTS = (
         "startend:quotation",
         "Wrap your entire response in double quotation marks.",
         quotation,
-        quoted_text,
     ),
     Constraint(
         "punctuation:no_comma",

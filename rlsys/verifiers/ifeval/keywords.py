@@ -28,9 +28,7 @@ def frequency(response: str, *, keyword: str, relation: Relation, frequency: int
 
 
 def frequency_as_words(response: str, *, keyword: str, relation: Relation, frequency: int) -> bool:
-    # A lower bound counts whole words; an upper bound counts every occurrence: each the harder way.
-    find = find_word if relation == "at least" else find_literal
-    return holds(find(visible(keyword), visible(response)), relation, frequency)
+    return holds(find_word(visible(keyword), visible(response)), relation, frequency)
 
 
 def forbidden_words(response: str, *, forbidden_words: tuple[str, ...]) -> bool:
@@ -94,8 +92,7 @@ CONSTRAINTS = (
         "keywords:letter_frequency",
         "The letter {letter} should appear {let_relation} {let_frequency} times in your response.",
         letter_frequency,
-        letter_frequency,
-        {"letter": character(), "let_relation": RELATION, "let_frequency": count()},
-        _sample_letter,
+        arguments={"letter": character(), "let_relation": RELATION, "let_frequency": count()},
+        sample=_sample_letter,
     ),
 )

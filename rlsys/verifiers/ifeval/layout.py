@@ -27,8 +27,7 @@ def number_bullet_lists(response: str, *, num_bullets: int) -> bool:
 
 
 def number_spoken_bullets(response: str, *, num_bullets: int) -> bool:
-    spoken = sum(map(says_something, _REAL_BULLET.findall(response)))
-    return spoken == num_bullets and number_bullet_lists(response, num_bullets=num_bullets)
+    return sum(map(says_something, _REAL_BULLET.findall(response))) == num_bullets
 
 
 def constrained_response(response: str) -> bool:

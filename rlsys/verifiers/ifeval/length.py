@@ -19,8 +19,7 @@ def number_sentences(response: str, *, relation: Relation, num_sentences: int) -
 
 
 def number_spoken_sentences(response: str, *, relation: Relation, num_sentences: int) -> bool:
-    counted = count_spoken_sentences if relation == "at least" else count_sentences
-    return holds(counted(response), relation, num_sentences)
+    return relation != "at least" or count_spoken_sentences(response) >= num_sentences
 
 
 def number_words(response: str, *, relation: Relation, num_words: int) -> bool:
@@ -28,8 +27,7 @@ def number_words(response: str, *, relation: Relation, num_words: int) -> bool:
 
 
 def number_spelled_words(response: str, *, relation: Relation, num_words: int) -> bool:
-    counted = count_spelled_words if relation == "at least" else count_words
-    return holds(counted(response), relation, num_words)
+    return relation != "at least" or count_spelled_words(response) >= num_words
 
 
 def number_paragraphs(response: str, *, num_paragraphs: int) -> bool:
@@ -39,8 +37,7 @@ def number_paragraphs(response: str, *, num_paragraphs: int) -> bool:
 
 
 def number_spoken_paragraphs(response: str, *, num_paragraphs: int) -> bool:
-    spoken = sum(map(says_something, _DIVIDER.split(response)))
-    return spoken == num_paragraphs and number_paragraphs(response, num_paragraphs=num_paragraphs)
+    return sum(map(says_something, _DIVIDER.split(response))) == num_paragraphs
 
 
 def nth_paragraph_first_word(response: str, *, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
@@ -52,9 +49,6 @@ def nth_paragraph_first_word(response: str, *, num_paragraphs: int, nth_paragrap
 
 
 def nth_spoken_paragraph_first_word(response: str, *, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
-    arguments = {"num_paragraphs": num_paragraphs, "nth_paragraph": nth_paragraph, "first_word": first_word}
-    if not nth_paragraph_first_word(response, **arguments):
-        return False
     spoken = [paragraph for paragraph in response.split("\n\n") if says_something(paragraph)]
     return len(spoken) == num_paragraphs and _first_word(spoken[nth_paragraph - 1]) == first_word.lower()
 

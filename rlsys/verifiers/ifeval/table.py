@@ -5,7 +5,20 @@ from functools import cache
 from types import MappingProxyType
 
 from rlsys.errors import VerifierError
-from rlsys.verifiers.ifeval import casing, content, frame, keywords, language, layout, length
+from rlsys.verifiers.ifbench import counts, formats, lexical, passages, ratios, tasks
+from rlsys.verifiers.ifeval import (
+    casing,
+    content,
+    copies,
+    edges,
+    frame,
+    keywords,
+    language,
+    layout,
+    length,
+    patterns,
+    tallies,
+)
 from rlsys.verifiers.ifeval.constraint import Constraint
 
 IFEVAL = (
@@ -19,11 +32,27 @@ IFEVAL = (
 )
 """The 25 of IFEval (Zhou et al., arXiv 2311.07911)."""
 
+TRAINING = (*copies.CONSTRAINTS, *edges.CONSTRAINTS, *tallies.CONSTRAINTS, *patterns.CONSTRAINTS)
+"""The 29 that IFEvalG adds for training (Pyatkin et al., arXiv 2507.02833)."""
+
+IFBENCH = (
+    *counts.CONSTRAINTS,
+    *ratios.CONSTRAINTS,
+    *lexical.CONSTRAINTS,
+    *passages.CONSTRAINTS,
+    *formats.CONSTRAINTS,
+    *tasks.CONSTRAINTS,
+)
+"""57 of the 58 that IFBench tests with (same paper)."""
+
+REFUSED = {"words:start_verb": "telling a verb takes a tagger, whose weights would have to be downloaded"}
+"""Instructions that are known but not checked, and why: refused when a data set loads."""
+
 
 @cache
 def constraints() -> Mapping[str, Constraint]:
     """All constraints by id."""
-    return MappingProxyType({constraint.id: constraint for constraint in IFEVAL})
+    return MappingProxyType({constraint.id: constraint for constraint in (*IFEVAL, *TRAINING, *IFBENCH)})
 
 
 def find_constraint(id: str) -> Constraint:

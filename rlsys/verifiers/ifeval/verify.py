@@ -1,11 +1,8 @@
 """Verdicts on instruction following: strict, on the response as it is, and loose, on the reference's variants of it."""
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rlsys.verifiers.ifeval.constraint import Check
 from rlsys.verifiers.ifeval.ground_truth import parse_ground_truth
-from rlsys.verifiers.ifeval.words import says_something
 from rlsys.verifiers.judgement import Judgement, VerifyMode
 
 
@@ -36,8 +33,7 @@ def verify_ifeval(response: str, ground_truth: Any, mode: VerifyMode) -> Judgeme
     variants = (answer, *_loose_variants(answer))
     strict, loose = [], []
     for instruction in truth.instructions:
-        check = instruction.constraint.check(mode)
-        verdicts = _verdicts(check, instruction.arguments, variants, mode)
+        verdicts = (instruction.constraint.holds(text, instruction.arguments, mode) for text in variants)
         strict.append(next(verdicts))
         loose.append(strict[-1] or any(verdicts))
     share = sum(strict) / len(strict)
@@ -45,13 +41,6 @@ def verify_ifeval(response: str, ground_truth: Any, mode: VerifyMode) -> Judgeme
     ids = [instruction.constraint.id for instruction in truth.instructions]
     detail = {"instruction_id_list": ids, "strict": strict, "loose": loose}
     return Judgement("correct" if share == 1 else "wrong", score, detail)
-
-
-def _verdicts(check: Check, arguments: Mapping[str, Any], texts: tuple[str, ...], mode: VerifyMode) -> Iterator[bool]:
-    """One verdict a text, each made when it is asked for; a text that says nothing follows nothing."""
-    for text in texts:
-        spoken = bool(text.strip()) if mode == "eval" else says_something(text)
-        yield spoken and check(text, **arguments)
 
 
 def _after_thinking(response: str) -> str:
