@@ -1,6 +1,7 @@
 """IFBench's constraints under `format:`: nesting, lines, lists, templates."""
 
 import re
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -19,6 +20,7 @@ MIN_BRACKET_DEPTH = 5
 MIN_QUOTE_DEPTH = 3
 TEMPLATE = ("My Answer:", "My Conclusion:", "Future Outlook:")
 
+_TEMPLATE = re.compile("|".join(map(re.escape, TEMPLATE)))
 _LETTERED = re.compile(r"\W*[aA]\W*[bB]\W*[cC]\W*")
 _APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
 _EDGES_BUT_QUOTE = "0123456789!#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
@@ -119,7 +121,7 @@ def spoken_line_indent(response: str) -> bool:
 
 def _grows(lines: list[str]) -> bool:
     indents = [len(line) - len(line.lstrip(" ")) for line in lines]
-    return all(before < after for before, after in zip(indents, indents[1:], strict=False))
+    return all(before < after for before, after in pairwise(indents))
 
 
 def quote_unquote(response: str) -> bool:
@@ -215,10 +217,7 @@ def filled_template(response: str) -> bool:
     rest = response.strip()
     if not rest.startswith(TEMPLATE[0]):
         return False
-    texts = re.split("|".join(map(re.escape, TEMPLATE)), rest)
-    return re.findall("|".join(map(re.escape, TEMPLATE)), rest) == list(TEMPLATE) and all(
-        map(says_something, texts[1:])
-    )
+    return _TEMPLATE.findall(rest) == list(TEMPLATE) and all(map(says_something, _TEMPLATE.split(rest)[1:]))
 
 
 def no_whitespace(response: str) -> bool:
@@ -242,7 +241,7 @@ CONSTRAINTS = (
     ),
     Constraint(
         "format:quotes",
-        "Include quotes within quotes within quotes, at least 3 levels deep, alternating between double and single ones.",
+        "Include quotes within quotes within quotes, at least 3 levels deep, with double and single ones in turn.",
         quotes,
         quotes_without_apostrophes,
     ),

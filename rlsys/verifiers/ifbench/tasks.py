@@ -186,8 +186,8 @@ CONSTRAINTS = (
     Constraint("custom:multiples", "Count from 10 to 50 but only print multiples of 7.", multiples),
     Constraint(
         "custom:mcq_count_length",
-        'Generate 4 multiple choice questions with 5 options each about "20th century art history". Each question should '
-        'start with the label "Question". The questions should get progressively longer. Do not provide an explanation.',
+        'Generate 4 multiple choice questions with 5 options each about "20th century art history". Each question '
+        'should start with the label "Question". The questions should get progressively longer. Do not explain them.',
         mcq_count_length,
     ),
     Constraint(
@@ -215,8 +215,8 @@ CONSTRAINTS = (
     ),
     Constraint(
         "custom:european_capitals_sort",
-        "List the European capital cities north of 45 degrees of latitude, without their countries, separated by commas "
-        "and sorted from north to south.",
+        "List the European capital cities north of 45 degrees of latitude, without their countries, separated by "
+        "commas and sorted from north to south.",
         european_capitals_sort,
     ),
     Constraint(
@@ -227,15 +227,15 @@ CONSTRAINTS = (
     ),
     Constraint(
         "custom:csv_special_character",
-        'Generate CSV data, delimited by commas, with the columns "ProductID", "Category", "Brand", "Price", "Stock" and '
-        "14 rows. Add one field that contains a special character, in double quotes.",
+        'Generate CSV data, delimited by commas, with the columns "ProductID", "Category", "Brand", "Price", "Stock" '
+        "and 14 rows. Add one field that contains a special character, in double quotes.",
         csv_special_character,
         full_csv_rows,
     ),
     Constraint(
         "custom:csv_quotes",
-        'Generate CSV data, delimited by tabs, with the columns "StudentID", "Subject", "Grade", "Semester", "Score" and '
-        "3 rows, each field in double quotes.",
+        'Generate CSV data, delimited by tabs, with the columns "StudentID", "Subject", "Grade", "Semester", "Score" '
+        "and 3 rows, each field in double quotes.",
         csv_quotes,
         filled_csv_quotes,
     ),

@@ -5,7 +5,6 @@ from functools import cache
 from types import MappingProxyType
 
 from rlsys.errors import VerifierError
-from rlsys.verifiers.ifbench import counts, formats, lexical, passages, ratios, tasks
 from rlsys.verifiers.ifeval import (
     casing,
     content,
@@ -35,23 +34,13 @@ IFEVAL = (
 TRAINING = (*copies.CONSTRAINTS, *edges.CONSTRAINTS, *tallies.CONSTRAINTS, *patterns.CONSTRAINTS)
 """The 29 that IFEvalG adds for training (Pyatkin et al., arXiv 2507.02833)."""
 
-IFBENCH = (
-    *counts.CONSTRAINTS,
-    *ratios.CONSTRAINTS,
-    *lexical.CONSTRAINTS,
-    *passages.CONSTRAINTS,
-    *formats.CONSTRAINTS,
-    *tasks.CONSTRAINTS,
-)
-"""57 of the 58 that IFBench tests with (same paper)."""
-
-REFUSED = {"words:start_verb": "telling a verb takes a tagger, whose weights would have to be downloaded"}
-"""Instructions that are known but not checked, and why: refused when a data set loads."""
-
 
 @cache
 def constraints() -> Mapping[str, Constraint]:
     """All constraints by id."""
+    # Here and not above: IFBench's package checks its instruction lists through this table.
+    from rlsys.verifiers.ifbench.table import CONSTRAINTS as IFBENCH
+
     return MappingProxyType({constraint.id: constraint for constraint in (*IFEVAL, *TRAINING, *IFBENCH)})
 
 
