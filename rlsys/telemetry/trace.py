@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlsys.telemetry.line_file import LineFile
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -65,28 +67,25 @@ class TraceFile:
     """trace.json, appended to as the run goes: the format allows the closing bracket to be missing."""
 
     def __init__(self, path: str | Path) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not path.exists() or path.stat().st_size == 0
-        self._rows = {} if is_new else {event["args"]["name"]: event["tid"] for event in _events(path, "M")}
-        self._file = path.open("a")
-        if is_new:
-            self._file.write("[\n")
+        self._file = LineFile(path)
+        self._rows = {event["args"]["name"]: event["tid"] for event in _events(Path(path), "M")}
+        if self._file.size() == 0:
+            self._file.append("[\n")
 
     def append(self, spans: Iterable[Span]) -> None:
-        """Writes spans, an actor on its own row, and flushes."""
+        """Writes spans, an actor on its own row."""
+        lines = []
         for span in spans:
             if span.actor not in self._rows:
                 self._rows[span.actor] = row = len(self._rows)
-                name = {"name": "thread_name", "ph": "M", "pid": 0, "tid": row, "args": {"name": span.actor}}
-                self._file.write(json.dumps(name) + ",\n")
+                lines.append({"name": "thread_name", "ph": "M", "pid": 0, "tid": row, "args": {"name": span.actor}})
             event = {"name": span.name, "ph": "X", "pid": 0, "tid": self._rows[span.actor]}
-            times = {"ts": round(span.start_s * 1e6), "dur": round(span.seconds * 1e6)}
-            self._file.write(json.dumps(event | times) + ",\n")
-        self._file.flush()
+            lines.append(event | {"ts": round(span.start_s * 1e6), "dur": round(span.seconds * 1e6)})
+        if lines:
+            self._file.append("".join(json.dumps(line) + ",\n" for line in lines))
 
     def close(self) -> None:
-        """Lets the file go."""
+        """Everything to disk."""
         self._file.close()
 
 

@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from rlsys.errors import CheckpointError
+from rlsys.telemetry.line_file import LineFile
 from rlsys.telemetry.names import check_name
 
 Position: TypeAlias = dict[str, Any]
@@ -66,10 +66,7 @@ class JsonlTracker:
 
     def __init__(self, path: str | Path, *, stage: str = "") -> None:
         self._stage = stage
-        self._path = Path(path)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("ab")
-        self._cut_torn_line()
+        self._file = LineFile(path)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one line.
@@ -79,15 +76,12 @@ class JsonlTracker:
         """
         values = {check_name(name): float(value) for name, value in metrics.items()}
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        line = json.dumps({"stage": self._stage, "step": step, "time": round(time.time(), 3), **finite})
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
+        line = {"stage": self._stage, "step": step, "time": round(time.time(), 3), **finite}
+        self._file.append(json.dumps(line) + "\n")
 
     def position(self) -> Position:
         """The file's length in bytes, all of it on disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return {"bytes": self._path.stat().st_size}
+        return {"bytes": self._file.size()}
 
     def restore(self, position: Position) -> None:
         """Drops the lines written after the position was taken: those steps will be run again.
@@ -95,28 +89,17 @@ class JsonlTracker:
         Raises:
             CheckpointError: the file is shorter than that, or was changed so that the position is inside a line.
         """
-        keep, size = position["bytes"], self._path.stat().st_size
+        keep, size, path = position["bytes"], self._file.size(), self._file.path
         fix = "restore metrics.jsonl from the run that wrote the checkpoint, or resume in a new run folder"
         if size < keep:
-            raise CheckpointError(
-                f"{self._path} is shorter than the checkpoint says ({keep} bytes)", value=size, fix=fix
-            )
-        if keep and not _ends_a_line(self._path, keep):
-            raise CheckpointError(f"{self._path} was changed since the checkpoint", value=position, fix=fix)
+            raise CheckpointError(f"{path} is shorter than the checkpoint says ({keep} bytes)", value=size, fix=fix)
+        if not self._file.ends_a_line(keep):
+            raise CheckpointError(f"{path} was changed since the checkpoint", value=position, fix=fix)
         self._file.truncate(keep)
-        os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Flushes to disk."""
-        if not self._file.closed:
-            self.position()
-            self._file.close()
-
-    def _cut_torn_line(self) -> None:
-        """A process killed inside a write leaves half a line, to which the next one must not be glued."""
-        data = self._path.read_bytes()
-        if data and not data.endswith(b"\n"):
-            self._file.truncate(data.rfind(b"\n") + 1)
+        """Everything to disk."""
+        self._file.close()
 
 
 class MultiTracker:
@@ -151,9 +134,3 @@ def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
         for line in file:
             if line.endswith(b"\n"):
                 yield json.loads(line)
-
-
-def _ends_a_line(path: Path, position: int) -> bool:
-    with path.open("rb") as file:
-        file.seek(position - 1)
-        return file.read(1) == b"\n"

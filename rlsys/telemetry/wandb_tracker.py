@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 from rlsys.telemetry.tracker import Position
 
 _CLOSE_TIMEOUT_S = 60.0
-_QUEUE_LENGTH = 1000
 
 
 class WandbTracker:
@@ -31,19 +31,21 @@ class WandbTracker:
         name: str,
         mode: str = "auto",
         config: Mapping[str, Any] | None = None,
+        queue_length: int = 1000,
     ) -> None:
         """
         Args:
             folder: where wandb writes (it makes `wandb/` there).
             mode: `auto`, `online` or `offline`.
             config: the resolved recipe.
+            queue_length: steps that may wait for wandb before further ones are dropped.
         """
         self.problems: Counter[str] = Counter()
         self.run_id = ""
         """wandb's id of the run, empty until it has started."""
         self._options = {"dir": str(folder), "project": project, "name": name, "config": dict(config or {})}
         self._mode = mode
-        self._queue: queue.Queue[dict[str, float] | None] = queue.Queue(_QUEUE_LENGTH)
+        self._queue: queue.Queue[dict[str, float] | None] = queue.Queue(queue_length)
         self._thread: threading.Thread | None = None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -51,7 +53,10 @@ class WandbTracker:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
             self._thread.start()
-        self._put({"step": step, **metrics})
+        try:
+            self._queue.put_nowait({"step": step, **metrics})
+        except queue.Full:
+            self.problems["dropped"] += 1
 
     def position(self) -> Position:
         """The run's id, with which a resumed run goes on in the same place."""
@@ -63,18 +68,17 @@ class WandbTracker:
 
     def close(self) -> None:
         """Waits, a minute at most, until all is sent."""
-        if self._thread is not None:
-            self._put(None)
-            self._thread.join(_CLOSE_TIMEOUT_S)
-            if self._thread.is_alive():
-                self.problems["close_timeout"] += 1
-            self._thread = None
-
-    def _put(self, item: dict[str, float] | None) -> None:
+        if self._thread is None:
+            return
+        deadline = time.monotonic() + _CLOSE_TIMEOUT_S
         try:
-            self._queue.put_nowait(item)
+            self._queue.put(None, timeout=_CLOSE_TIMEOUT_S)
+            self._thread.join(deadline - time.monotonic())
         except queue.Full:
-            self.problems["dropped"] += 1
+            pass  # the thread hangs, which the next line counts
+        if self._thread.is_alive():
+            self.problems["close_timeout"] += 1
+        self._thread = None
 
     def _work(self) -> None:
         run = self._start()

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from rlsys.algorithms.advantages import ADVANTAGES
 from rlsys.algorithms.lag_correction import lag_correction
 from rlsys.algorithms.policy_loss import PolicyBatch, policy_loss
 from rlsys.algorithms.preference_loss import PairLogprobs, preference_loss, reward_model_loss
@@ -28,7 +29,8 @@ def trainers() -> SimpleNamespace:
         from trl.trainer.dpo_trainer import DPOTrainer
         from trl.trainer.grpo_trainer import GRPOTrainer
         from trl.trainer.reward_trainer import RewardTrainer
-    return SimpleNamespace(cpo=CPOTrainer, dpo=DPOTrainer, grpo=GRPOTrainer, reward=RewardTrainer)
+        from trl.trainer.utils import nanstd
+    return SimpleNamespace(cpo=CPOTrainer, dpo=DPOTrainer, grpo=GRPOTrainer, reward=RewardTrainer, nanstd=nanstd)
 
 
 def identity(x, **_):
@@ -245,3 +247,14 @@ def test_truncated_importance_sampling_equals_trl(trainers):
     assert ours.item() == pytest.approx(wanted.item(), rel=1e-6)
     unweighted = trl_grpo_loss(trainers, plain, advantages, {"loss_type": "grpo"})
     assert ours.item() != pytest.approx(unweighted.item(), rel=1e-2)
+
+
+def test_grpo_advantages_equal_trl_with_failed_verdicts_left_out(trainers):
+    """Their baseline is inside the method that generates; their NaN-aware std, which is what differs between libraries,
+    is not. They add 1e-4 to it, Tülu and we 1e-8."""
+    nan = float("nan")
+    grouped = torch.tensor([[10.0, 0.0, nan, 0.0], [1.0, 2.0, 3.0, 7.0], [nan, nan, 4.0, 6.0]])
+    wanted = (grouped - grouped.nanmean(1, keepdim=True)) / (trainers.nanstd(grouped, dim=1)[:, None] + 1e-8)
+    scores, groups = grouped.flatten(), torch.arange(3).repeat_interleave(4)
+    ours = ADVANTAGES["grpo"].baseline(scores, groups, ~scores.isnan())
+    torch.testing.assert_close(ours, wanted.nan_to_num(0.0).flatten(), rtol=1e-6, atol=1e-7)
