@@ -134,7 +134,7 @@ def _bucketed(units: Sequence[Unit], tokens_per_micro_batch: int) -> list[list[t
 
 
 def _packed(units: Sequence[Unit], tokens_per_micro_batch: int, row_length: int) -> list[list[tuple[int, _Places]]]:
-    """Longest unit first, into the first micro-batch that takes it; within it every row where the least room is left."""
+    """Longest unit first, into the first micro-batch that takes it; within it each row where the least room is left."""
     totals = np.array([sum(row.num_tokens for row in unit) for unit in units])
     num_rows = max(1, tokens_per_micro_batch // row_length)
     placed: list[list[tuple[int, _Places]]] = []

@@ -1,5 +1,6 @@
 """From settings to a `TrainEngine` on this rank."""
 
+import math
 from typing import Literal
 
 import torch
@@ -34,7 +35,7 @@ def build_engine(
         trainable: without it there is no optimizer, and DeepSpeed is used only to partition weights over ranks.
     """
     import deepspeed
-    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     torch.set_num_threads(learner.num_threads)
     config = deepspeed_settings(learner, group.device, trainable=trainable)
@@ -54,3 +55,17 @@ def build_engine(
         return TrainEngine(module, engine=module, settings=learner, group=group)
     engine, *_ = deepspeed.initialize(model=module, config=config, dist_init_required=False)
     return TrainEngine(module, engine=engine, settings=learner, group=group)
+
+
+def close_engine(engine: TrainEngine) -> None:
+    """Let go of a model's memory, so that another can be loaded. Collective."""
+    if engine.engine is not engine.module:
+        engine.engine.destroy()
+    engine.group.barrier()
+
+
+def num_parameters(engine: TrainEngine) -> int:
+    """Parameters of the whole model, tied ones once."""
+    from rlsys.models.weights import weight_names
+
+    return sum(math.prod(shape) for _, _, shape in weight_names(engine))

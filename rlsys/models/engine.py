@@ -7,14 +7,16 @@ work. A rank with fewer micro-batches runs dummies, because each pass gathers an
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rlsys.algorithms.metric_sums import MetricSums, finish_sums
+from rlsys.algorithms.step_guard import ADVANTAGE, ALL_MASKED, GRADIENT, LOSS
 from rlsys.data.packing import MicroBatch, Row, Unit, dummy_micro_batch, micro_batches
+from rlsys.errors import TrainingError
 from rlsys.models.process_group import ProcessGroup
 from rlsys.models.token_logprobs import TokenLogprobModel
 from rlsys.recipe.learner import LearnerSettings
@@ -40,7 +42,9 @@ class StepInput:
     entropy: Tensor | None = None
     """Of a policy: of the distribution that the token was drawn from; 0 where `mask` is 0."""
     values: Tensor | None = None
-    """Of a scalar model: float32."""
+    """Of a scalar model: float32, its estimate before each token: the head at the token before; 0 at the first."""
+    scores: Tensor | None = None
+    """Of a scalar model: `[N]` float32, the head at each document's last token."""
 
 
 Objective: TypeAlias = Callable[[StepInput], tuple[Tensor, MetricSums]]
@@ -53,8 +57,8 @@ class StepReport:
 
     metrics: dict[str, float] = field(default_factory=dict)
     """Over all ranks, the same on each; `optim/grad_norm` before clipping, absent when skipped."""
-    skipped: str = ""
-    """Why the weights did not change; empty when they did."""
+    fault: str | None = None
+    """Why the weights did not change, as `rlsys.algorithms.step_guard` names it; None when they did."""
 
 
 class TrainEngine:
@@ -67,9 +71,7 @@ class TrainEngine:
         group: the ranks.
     """
 
-    def __init__(
-        self, module: nn.Module, *, engine: "nn.Module", settings: LearnerSettings, group: ProcessGroup
-    ) -> None:
+    def __init__(self, module: nn.Module, *, engine: Any, settings: LearnerSettings, group: ProcessGroup) -> None:
         self.module = module
         self.engine = engine
         self.settings = settings
@@ -84,12 +86,12 @@ class TrainEngine:
         return self._map_rows(rows, forward)
 
     def values(self, rows: Sequence[Row]) -> list[np.ndarray]:
-        """The scalar head at every token, `[L]` float32 per row."""
-        return self._map_rows(rows, self._values)
+        """The estimate before each token (the head at the token before): `[L]` float32 per row, the first entry 0."""
+        return self._map_rows(rows, lambda batch: _before(self._head(batch), batch))
 
     def scores(self, rows: Sequence[Row]) -> np.ndarray:
         """The scalar head at each row's last token, `[len(rows)]` float32."""
-        return np.array([values[-1] for values in self.values(rows)], np.float32)
+        return np.array([head[-1] for head in self._map_rows(rows, self._head)], np.float32)
 
     def train_step(
         self,
@@ -122,22 +124,51 @@ class TrainEngine:
         everyone = self.group.gather((len(batches), finite, dict(denominators)))
         totals = {name: sum(counts[name] for _, _, counts in everyone) for name in denominators}
         if not all(is_finite for _, is_finite, _ in everyone):
-            return StepReport({"optim/skipped": 1.0}, "non-finite advantage, target or other input")
+            return StepReport({"optim/skipped": 1.0}, ADVANTAGE)
         if not any(totals.values()):
-            return StepReport({"optim/skipped": 1.0}, "empty batch")
+            return StepReport({"optim/skipped": 1.0}, ALL_MASKED)
         num_batches = max(count for count, _, _ in everyone)
         batches += [dummy_micro_batch(("mask",))] * (num_batches - len(batches))
-        sums = self._accumulate(batches, objective, totals, temperature)
-        return self._apply(sums, lr)
+        sums, loss_is_finite = self._accumulate(batches, objective, totals, temperature)
+        return self._apply(sums, loss_is_finite, lr)
+
+    def begin_stage(self, settings: LearnerSettings) -> None:
+        """Take another stage's settings: the weights stay, Adam's moments are forgotten.
+
+        Raises:
+            TrainingError: the stage needs another DeepSpeed engine; load its model from the exported folder instead.
+        """
+        for name in ("zero_stage", "dtype", "gradient_checkpointing", "logits_chunk", "deepspeed"):
+            if getattr(settings, name) != getattr(self.settings, name):
+                raise TrainingError(
+                    f"learner.{name} cannot change while a model is loaded", fix="export the model and load it again"
+                )
+        self.settings = settings
+        optimizer = self.engine.optimizer
+        optimizer.clip_grad = settings.max_grad_norm
+        for group in optimizer.param_groups:
+            group |= {"betas": settings.betas, "eps": settings.eps, "weight_decay": settings.weight_decay}
+        for state in optimizer.optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+
+    def offload(self) -> None:
+        """Move weights and optimizer to CPU memory."""
+        self.engine.offload_states()
+
+    def reload(self) -> None:
+        """Undo `offload`."""
+        self.engine.reload_states()
 
     def _accumulate(
         self, batches: Sequence[MicroBatch], objective: Objective, totals: Denominators, temperature: float
-    ) -> MetricSums:
-        """Gradients of all micro-batches; returns the metric sums of this rank."""
+    ) -> tuple[MetricSums, bool]:
+        """Gradients of all micro-batches; returns this rank's metric sums and whether its losses are finite."""
         self.engine.train()
         parts: MetricSums = {}
+        loss_is_finite = True
         for index, batch in enumerate(batches):
-            self.engine.set_gradient_accumulation_boundary(index == len(batches) - 1)  # pyright: ignore
+            self.engine.set_gradient_accumulation_boundary(index == len(batches) - 1)
             outputs = self._outputs(batch, temperature)
             if batch.is_dummy:
                 loss = sum(tensor.sum() for tensor in outputs.values()) * 0.0
@@ -146,31 +177,35 @@ class TrainEngine:
                 for key, value in sums.items():
                     parts[key] = parts[key] + value if key in parts else value
                 if not math.isfinite(loss.item()):
+                    loss_is_finite = False
                     # DeepSpeed refuses a step whose gradient norm is not finite; a loss without a usable gradient
                     # must be refused as well, so it poisons the gradient.
                     loss = sum(tensor.sum() for tensor in outputs.values()) * math.nan
             # DeepSpeed averages gradients over ranks; the objective's denominators are global already.
-            self.engine.backward(loss * self.group.world_size, scale_wrt_gas=False)  # pyright: ignore
-        return parts
+            self.engine.backward(loss * self.group.world_size, scale_wrt_gas=False)
+        return parts, loss_is_finite
 
-    def _apply(self, sums: MetricSums, lr: float) -> StepReport:
+    def _apply(self, sums: MetricSums, loss_is_finite: bool, lr: float) -> StepReport:
         """The optimizer step, unless the gradient is not finite."""
-        for group in self.engine.optimizer.param_groups:  # pyright: ignore
+        for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
-        self.engine.step()  # pyright: ignore
-        everyone = self.group.gather({key: float(value) for key, value in sums.items()})
-        keys = {key for part in everyone for key in part}
-        metrics = finish_sums({key: sum(part.get(key, 0.0) for part in everyone) for key in keys})
-        if not self.engine.was_step_applied():  # pyright: ignore
-            return StepReport(metrics | {"optim/skipped": 1.0}, "non-finite loss or gradient")
-        norm = float(self.engine.get_global_grad_norm())  # pyright: ignore
+        self.engine.step()
+        everyone = self.group.gather((loss_is_finite, {key: float(value) for key, value in sums.items()}))
+        if not self.engine.was_step_applied():
+            fault = GRADIENT if all(is_finite for is_finite, _ in everyone) else LOSS
+            return StepReport({"optim/skipped": 1.0}, fault)
+        keys = {key for _, part in everyone for key in part}
+        metrics = finish_sums({key: sum(part.get(key, 0.0) for _, part in everyone) for key in keys})
+        norm = float(self.engine.get_global_grad_norm())
         return StepReport(metrics | {"optim/skipped": 0.0, "optim/lr": lr, "optim/grad_norm": norm})
 
     def _outputs(self, batch: MicroBatch, temperature: float) -> dict[str, Tensor]:
         if isinstance(self.module, TokenLogprobModel):
             logprobs, entropy = self._token_outputs(batch, temperature)
             return {"logprobs": logprobs, "entropy": entropy}
-        return {"values": self._values(batch)}
+        head = self._head(batch)
+        last = torch.from_numpy(_last_positions(batch)).to(head.device)
+        return {"values": _before(head, batch), "scores": head.reshape(-1)[last]}
 
     def _token_outputs(self, batch: MicroBatch, temperature: float) -> Tensor:
         """Logprobs and entropies `[2, R, L]`, aligned with the tokens."""
@@ -191,7 +226,7 @@ class TrainEngine:
         whole = outputs.new_zeros(2, batch.input_ids.size).index_copy(1, at, outputs)
         return whole.view(2, *batch.input_ids.shape)
 
-    def _values(self, batch: MicroBatch) -> Tensor:
+    def _head(self, batch: MicroBatch) -> Tensor:
         device = self.group.device
         return self.engine(
             input_ids=torch.from_numpy(batch.input_ids).to(device),
@@ -200,13 +235,11 @@ class TrainEngine:
 
     def _step_input(self, batch: MicroBatch, outputs: Mapping[str, Tensor], totals: Denominators) -> StepInput:
         device = self.group.device
-        width = batch.input_ids.shape[1]
-        last = batch.placements[:, 0] * width + batch.placements[:, 1] + batch.placements[:, 2] - 1
         return StepInput(
             fields={name: torch.from_numpy(values).to(device) for name, values in batch.fields.items()},
             document_ids=torch.from_numpy(batch.document_ids).to(device),
             num_documents=batch.num_documents,
-            last_positions=torch.from_numpy(last).to(device),
+            last_positions=torch.from_numpy(_last_positions(batch)).to(device),
             denominators=totals,
             **outputs,
         )
@@ -230,3 +263,14 @@ class TrainEngine:
             for row, document in zip(batches[index].row_indices, batches[index].documents(values), strict=True):
                 results[row] = document.copy()
         return results
+
+
+def _last_positions(batch: MicroBatch) -> np.ndarray:
+    row, start, length = batch.placements.T
+    return row * batch.input_ids.shape[1] + start + length - 1
+
+
+def _before(head: Tensor, batch: MicroBatch) -> Tensor:
+    """Shift `[R, L]` by one position to the right, 0 at the first token of each document."""
+    shifted = torch.cat([torch.zeros_like(head[:, :1]), head[:, :-1]], dim=1)
+    return shifted.masked_fill(torch.from_numpy(batch.position_ids == 0).to(head.device), 0.0)

@@ -1,10 +1,13 @@
 """Causal language models and scalar models from Hugging Face folders, or from scratch.
 
-Where ZeRO-3 is on (an `HfDeepSpeedConfig` is alive), transformers builds the model partitioned: no rank ever holds it whole.
+Where ZeRO-3 is on (an `HfDeepSpeedConfig` is alive), transformers builds the model partitioned: no rank holds it whole.
 """
 
+import hashlib
 import json
 import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from rlsys.errors import RecipeError, TrainingError
 from rlsys.recipe.model import ModelSettings
@@ -35,8 +37,8 @@ def load_causal_lm(settings: ModelSettings, dtype: torch.dtype = torch.float32) 
         check_folder(settings.path, settings.trust_remote_code)
         return AutoModelForCausalLM.from_pretrained(settings.path, **_load_arguments(settings, dtype))
     config = _scratch_config(settings)
-    torch.manual_seed(settings.init_seed)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=settings.attention)
+    _draw_weights(model, config.initializer_range, settings.init_seed)
     model.generation_config = GenerationConfig.from_model_config(config)
     return model
 
@@ -44,16 +46,16 @@ def load_causal_lm(settings: ModelSettings, dtype: torch.dtype = torch.float32) 
 def load_scalar_model(settings: ModelSettings, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A backbone with a linear head to one number: a reward or value model.
 
-    The folder may hold a scalar model, whose head is kept, or a causal language model: its head is replaced by one drawn
-    with standard deviation 1 / sqrt(d + 1) (Tülu 3; Stiennon et al., arXiv 2009.01325).
+    The folder may hold a scalar model, whose head is kept, or a causal language model, whose head is replaced by one
+    drawn with standard deviation 1 / sqrt(d + 1) (Tülu 3; Stiennon et al., arXiv 2009.01325).
     """
     if settings.path is None:
         config = _scratch_config(settings)
         config.num_labels = 1
-        torch.manual_seed(settings.init_seed)
         model = AutoModelForSequenceClassification.from_config(
             config, dtype=dtype, attn_implementation=settings.attention
         )
+        _draw_weights(model, config.initializer_range, settings.init_seed)
         _draw_head(model.score, settings.init_seed)
         return model
     check_folder(settings.path, settings.trust_remote_code)
@@ -139,16 +141,44 @@ def _has_weight(folder: str, name: str) -> bool:
     return False
 
 
-def _draw_head(head: nn.Linear, seed: int) -> None:
-    """Same numbers on every rank and for any number of ranks."""
-    std = 1.0 / math.sqrt(head.in_features + 1)
-    drawn = torch.randn(1, head.in_features, generator=torch.Generator().manual_seed(seed)) * std
-    if is_deepspeed_zero3_enabled():
-        import deepspeed
+def _draw_weights(model: nn.Module, std: float, seed: int) -> None:
+    """Draw every linear and embedding weight from a generator of its own, N(0, std^2), and leave the rest as built.
 
-        with deepspeed.zero.GatheredParameters(head.weight, modifier_rank=0), torch.no_grad():
-            if torch.distributed.get_rank() == 0:
-                head.weight.copy_(drawn)
-        return
-    with torch.no_grad():
-        head.weight.copy_(drawn)
+    transformers draws in another order under ZeRO-3; this way the weights depend on the seed alone, for any number of
+    ranks, any ZeRO stage and any type.
+    """
+    for module_name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            _draw(module.weight, std, f"{seed}/{module_name}")
+
+
+def _draw_head(head: nn.Linear, seed: int) -> None:
+    _draw(head.weight, 1.0 / math.sqrt(head.in_features + 1), f"{seed}/head")
+
+
+def _draw(weight: Tensor, std: float, key: str) -> None:
+    """The same numbers for the same key on every rank."""
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) >> 1
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad(), whole([weight], modifier_rank=0):
+        if weight.numel():
+            weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+
+
+def whole(parameters: Sequence[Tensor], *, modifier_rank: int | None = None) -> AbstractContextManager:
+    """A context in which parameters that ZeRO-3 has partitioned are gathered; others are whole anyway.
+
+    Args:
+        parameters: all partitioned, or none.
+        modifier_rank: whose changes every rank takes over; None where nothing is changed.
+    """
+    if not is_partitioned(parameters[0]):
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(parameters, modifier_rank=modifier_rank)
+
+
+def is_partitioned(parameter: Tensor) -> bool:
+    """Whether ZeRO-3 has taken the parameter over."""
+    return hasattr(parameter, "ds_id")

@@ -89,26 +89,22 @@ def _blockwise_statistics(hidden: Tensor, weight: Tensor, targets: Tensor, tempe
     """Log-sum-exp, expected logit and target logit of every token, over blocks of the vocabulary."""
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     columns = _columns(hidden, weight, chunk)
+    dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     for rows in _row_blocks(hidden):
         h, target = hidden[rows], targets[rows]
-        peak = total = weighted = target_logit = None
+        peak = torch.full_like(target, -torch.inf, dtype=dtype)
+        total, weighted, target_logit = (torch.zeros_like(peak) for _ in range(3))
         for start in range(0, weight.shape[0], columns):
             logits = _logits(h, weight[start : start + columns], temperature)
             inside = target - start
             found = (inside >= 0) & (inside < logits.shape[1])
-            picked = logits.gather(1, inside.clamp(0, logits.shape[1] - 1)[:, None])[:, 0].where(found, 0.0)
-            block_peak = logits.amax(-1)
-            new_peak = block_peak if peak is None else torch.maximum(peak, block_peak)
+            target_logit += logits.gather(1, inside.clamp(0, logits.shape[1] - 1)[:, None])[:, 0].where(found, 0.0)
+            new_peak = torch.maximum(peak, logits.amax(-1))
             scaled = (logits - new_peak[:, None]).exp_()
-            block_total, block_weighted = scaled.sum(-1), logits.mul_(scaled).sum(-1)
-            if peak is None:
-                total, weighted, target_logit = block_total, block_weighted, picked
-            else:
-                rescale = (peak - new_peak).exp_()
-                total, weighted = total * rescale + block_total, weighted * rescale + block_weighted
-                target_logit = target_logit + picked
+            rescale = (peak - new_peak).exp_()
+            total = total * rescale + scaled.sum(-1)
+            weighted = weighted * rescale + logits.mul_(scaled).sum(-1)
             peak = new_peak
-        assert peak is not None and total is not None and weighted is not None and target_logit is not None
         parts.append((peak + total.log(), weighted / total, target_logit))
     return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
 

@@ -8,7 +8,7 @@ from rlsys.recipe.section import Section
 
 
 class ModelSettings(Section):
-    """A Hugging Face folder, or a configuration to initialise from scratch. A later stage's default is the stage before."""
+    """A Hugging Face folder, or a configuration to initialise from scratch, with a tokenizer."""
 
     path: str | None = None
     """Folder with safetensors and `config.json`."""

@@ -1,0 +1,133 @@
+"""What every rank of a model does, whichever model: meet the others, load, save, export. No training here.
+
+Heavy imports wait until a rank runs: whoever starts the actors need not import torch.
+"""
+
+import os
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import ray
+
+from rlsys.recipe.learner import LearnerSettings
+from rlsys.recipe.model import ModelSettings
+
+if TYPE_CHECKING:
+    from rlsys.models.engine import TrainEngine
+    from rlsys.models.process_group import ProcessGroup
+
+
+class Rank:
+    """Base of the model actors. All methods but `rendezvous` and `ping` are collective over the group's ranks."""
+
+    kind: Literal["policy", "scalar"] = "policy"
+    trainable = True
+
+    def __init__(self) -> None:
+        self._group: ProcessGroup | None = None
+        self._engine: TrainEngine | None = None
+        self._model: ModelSettings | None = None
+
+    def ping(self) -> int:
+        """The process id: an answer at all says that the actor is idle and alive."""
+        return os.getpid()
+
+    def rendezvous(self) -> tuple[str, int]:
+        """This node's address and a port that is free on it now."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def join(self, *, address: str, port: int, rank: int, world_size: int, use_gpu: bool, timeout_s: float) -> None:
+        """Meet the other ranks."""
+        if not use_gpu:
+            os.environ["DS_ACCELERATOR"] = "cpu"  # read when DeepSpeed is first imported
+        import torch
+
+        from rlsys.models.process_group import join_process_group
+
+        self._group = join_process_group(
+            address=address,
+            port=port,
+            rank=rank,
+            world_size=world_size,
+            device=torch.device("cuda", 0) if use_gpu else torch.device("cpu"),
+            timeout_s=timeout_s,
+        )
+
+    def load(self, *, model: ModelSettings, learner: LearnerSettings) -> dict[str, Any]:
+        """Load a model in place of the one before; returns `{"num_parameters": …}`."""
+        from rlsys.models.build import build_engine, close_engine, num_parameters
+
+        assert self._group is not None, "join() comes first"
+        if self._engine is not None:
+            close_engine(self._engine)
+            self._engine = None
+        self._engine = build_engine(
+            self.kind, model=model, learner=learner, group=self._group, trainable=self.trainable
+        )
+        self._model = model
+        return {"num_parameters": num_parameters(self._engine)}
+
+    def begin_stage(self, *, learner: LearnerSettings) -> None:
+        """Keep the weights, forget the optimizer's moments, and take the optimizer and batching settings of a stage."""
+        self.engine.begin_stage(learner)
+
+    def save(self, *, folder: str) -> None:
+        """Write what is needed to go on (`rlsys.models.state`)."""
+        from rlsys.models.state import save_state
+
+        save_state(self.engine, folder)
+
+    def restore(self, *, folder: str) -> None:
+        """Go on from `save`."""
+        from rlsys.models.state import load_state
+
+        load_state(self.engine, folder)
+
+    def export_hf(self, *, folder: str) -> None:
+        """Write a Hugging Face folder."""
+        from rlsys.models.loading import load_tokenizer
+        from rlsys.models.weights import export_hf
+
+        assert self._model is not None
+        export_hf(self.engine, folder, load_tokenizer(self._model))
+
+    def offload(self) -> None:
+        """Move weights and optimizer to CPU memory, so that another model can use the GPU."""
+        self.engine.offload()
+
+    def reload(self) -> None:
+        """Undo `offload`."""
+        self.engine.reload()
+
+    def peak_memory_bytes(self) -> int:
+        """Most GPU memory (resident memory, on CPU) that this rank has used so far."""
+        from rlsys.models.memory import peak_memory_bytes
+
+        return peak_memory_bytes(self.group.device)
+
+    @property
+    def engine(self) -> "TrainEngine":
+        """The loaded model."""
+        assert self._engine is not None, "load() comes first"
+        return self._engine
+
+    @property
+    def group(self) -> "ProcessGroup":
+        """The ranks that this one joined."""
+        assert self._group is not None, "join() comes first"
+        return self._group
+
+
+def fetch(entries: Sequence[Any] | None, num: int) -> list[Any]:
+    """The values behind ObjectRefs (or the values themselves), `num` times None where there are no entries."""
+    if entries is None:
+        return [None] * num
+    return [ray.get(entry) if isinstance(entry, ray.ObjectRef) else entry for entry in entries]
+
+
+def publish(results: Sequence[Any]) -> list[ray.ObjectRef]:
+    """Put each result into the object store, so that the driver sees references alone."""
+    return [ray.put(result) for result in results]
