@@ -22,7 +22,10 @@ def kl_k2(logprobs: torch.Tensor, reference_logprobs: torch.Tensor) -> torch.Ten
 
 
 def kl_k3(logprobs: torch.Tensor, reference_logprobs: torch.Tensor) -> torch.Tensor:
-    """exp(log reference - log policy) - 1 - (log reference - log policy), elementwise."""
+    """exp(log reference - log policy) - 1 - (log reference - log policy), elementwise.
+
+    Its gradient is, on policy, that of the KL the other way round, KL(reference || policy).
+    """
     log_ratio = reference_logprobs - logprobs
     return torch.expm1(log_ratio) - log_ratio
 

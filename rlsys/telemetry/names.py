@@ -9,6 +9,7 @@ METRICS: dict[str, str] = {
     "reward/missing_eos_frac": "responses without an end token",
     "reward/<source>/{mean,std}": "the same for one verifier or source",
     "verifier/<verifier>/{correct,wrong,unparsable,timeout,error}_frac": "share of verdicts with that outcome",
+    "verifier/alarm": "1 where too many of a verifier's verdicts are time-outs or errors",
     "verifier/latency_s/{p50,p99}": "seconds for one verdict",
     "rollout/length/{mean,max}": "response tokens, the end token included",
     "rollout/{truncated,informative_groups}_frac": "responses cut at the longest length; groups whose rewards differ",
@@ -18,6 +19,7 @@ METRICS: dict[str, str] = {
     "reward_model/{accuracy,margin,chosen_reward,rejected_reward}": "scores of pairs",
     "policy/{entropy,clip_frac}": "nats a token; share of tokens that a clip holds",
     "policy/{approx_kl,reference_kl}": "KL a token between old and new policy, and from policy to reference, nats",
+    "policy/{kl,kl_per_response}": "KL to the reference by k1 before the update, a token and a response, nats",
     "policy/{ratio,advantage}/{mean,std}": "importance ratio of the update; advantage as trained on",
     "policy/{mismatch_kl,mismatch_abs}": "engine against learner at the same weights, a token",
     "policy/lag_kl": "KL from the policy that sampled stale tokens to the learner's, a token",
@@ -30,10 +32,11 @@ METRICS: dict[str, str] = {
     "staleness/dropped": "groups dropped for their age, since the start of the stage",
     "optim/{lr,grad_norm}": "of the step",
     "optim/value_{lr,grad_norm}": "of the value model",
+    "optim/{skipped,value_skipped}": "optimizer steps of this batch that were not applied",
     "skipped/<reason>": "steps not applied to the weights, since the start of the stage",
     "perf/{tokens_per_s,samples_per_s}": "trained response tokens and responses per second of wall time",
     "perf/{mfu,peak_mem_gib}": "model FLOP utilisation of the learner; peak memory of its busiest rank, GiB",
-    "time/{step,wait_rollouts,reference,values,update,publish,checkpoint}_s": "seconds of wall time",
+    "time/<part>_s": "seconds of wall time: step, wait_rollouts, reference, values, update, publish, checkpoint",
     "eval/<set>/<metric>": "held-out evaluation",
 }
 """Every metric that rlsys writes; `<x>` stands for a name of the recipe, `{a,b}` for alternatives."""
