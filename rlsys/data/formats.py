@@ -43,7 +43,7 @@ def rows_of(record: Mapping[str, Any], *, source: str, ordinal: int, origin: Ori
 
     Args:
         record: a JSON object.
-        source: name of the source, for ids.
+        source: name of the source, for ids; a row's own `source` goes before it.
         ordinal: the record's place in its source, from 0.
         origin: file and line; a row that a mixture wrote keeps its first origin.
 
@@ -54,13 +54,12 @@ def rows_of(record: Mapping[str, Any], *, source: str, ordinal: int, origin: Ori
     parsed = list(form.parse(record))
     if not parsed:
         raise RowRefused("empty_row", "the row holds nothing")
-    stem = f"{source}/{ordinal}"
-    rows = []
-    for index, fields in enumerate(parsed):
-        name = stem if len(parsed) == 1 else f"{stem}.{index}"
-        identity = {"id": name, "source": source, "origin": origin} | _own_identity(record)
-        rows.append(Row(**identity, **fields))
-    return rows
+    own_source = record.get("source")
+    identity: dict[str, Any] = {"source": own_source if isinstance(own_source, str) and own_source else source}
+    identity |= {"id": f"{source}/{ordinal}", "origin": origin} | _first_identity(record)
+    if len(parsed) == 1:
+        return [Row(**identity, **parsed[0])]
+    return [Row(**identity | {"id": f"{identity['id']}.{index}"}, **fields) for index, fields in enumerate(parsed)]
 
 
 def recognise(record: Mapping[str, Any]) -> Format:
@@ -77,17 +76,15 @@ def recognise(record: Mapping[str, Any]) -> Format:
     raise RowRefused("unknown_format", f"keys {sorted(record)} are no known form", fix=f"known forms: {known}")
 
 
-def _own_identity(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Identity that `row_to_json` wrote, if it did."""
+def _first_identity(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Id and origin that `row_to_json` wrote, if it wrote the record."""
     origin = record.get("origin")
-    if not (
-        isinstance(origin, Mapping) and isinstance(record.get("id"), str) and isinstance(record.get("source"), str)
-    ):
+    if not isinstance(origin, Mapping) or not isinstance(record.get("id"), str):
         return {}
     file, line = origin.get("file"), origin.get("line")
     if not isinstance(file, str) or not isinstance(line, int):
         return {}
-    return {"id": record["id"], "source": record["source"], "origin": Origin(file, line)}
+    return {"id": record["id"], "origin": Origin(file, line)}
 
 
 def text_of(value: object, field: str) -> str:

@@ -49,6 +49,7 @@ class PromptSet:
         max_length: int | None = None,
         drops: DropLog | None = None,
         require_checks: bool = True,
+        limit: int | None = None,
     ) -> "PromptSet":
         """Templates the prompts of rows and has every ground truth checked by its verifier.
 
@@ -58,11 +59,13 @@ class PromptSet:
             max_length: see `ChatTokenizer.encode_prompt`.
             drops: counts unusable rows by reason and leaves them out; without it the first one is an error.
             require_checks: whether a row without checks is unusable.
+            limit: the most prompts: the first usable ones.
 
         Raises:
             DataError: no prompt is left, two share an id, or (without `drops`) a row is unusable.
         """
-        items = tuple(_items(rows, chat, max_length=max_length, drops=drops, require_checks=require_checks))
+        usable = _items(rows, chat, max_length=max_length, drops=drops, require_checks=require_checks)
+        items = tuple(islice(usable, limit))
         if not items:
             reasons = {} if drops is None else dict(drops.by_reason)
             raise DataError("no prompt is left", value=reasons, fix="see which rows were dropped and why")

@@ -66,6 +66,19 @@ def source_records(
             ordinal += 1
 
 
+def source_files(source: SourceSettings) -> list[Path]:
+    """The local files of a source; none for one of the hub.
+
+    Raises:
+        DataError: a local source has none.
+    """
+    if source.path.startswith(_HUB):
+        return []
+    if _is_saved_dataset(Path(source.path)):
+        return sorted(file for file in Path(source.path).rglob("*") if file.is_file())
+    return data_files(source.path)
+
+
 def _is_saved_dataset(folder: Path) -> bool:
     """Whether `datasets` wrote the folder with `save_to_disk`."""
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()

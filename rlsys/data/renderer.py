@@ -11,7 +11,6 @@ from rlsys.data.template import Layout, Shape, Span, find_layout
 from rlsys.errors import DataError
 from rlsys.types import Message
 
-
 _PROBES: tuple[Shape, ...] = (
     (("user", False), ("assistant", False)),
     (("system", False), ("user", False), ("assistant", False), ("user", False)),

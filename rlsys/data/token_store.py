@@ -8,14 +8,13 @@ A store is written beside its place, synced, digested and renamed once: a folder
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from rlsys.data.publication import publishing
 from rlsys.data.tokenized import TokenizedPair, TokenizedRow
 from rlsys.errors import DataError
 
@@ -34,12 +33,12 @@ def write_token_store(
         folder: where; an existing store there is replaced.
         rows: any number of rows; never all in memory.
         key: what the content was made from (`rlsys.data.prepare`), so that it can be reused; kept in the manifest.
-        about: JSON values to keep in the manifest, such as counts of dropped rows.
+        about: JSON values to keep in the manifest, such as counts of dropped rows; read after the last row.
 
     Returns: the manifest: layout, rows, tokens, targets, the longest row, and the SHA-256 of the content.
 
     Raises:
-        DataError: a row's arrays do not fit each other; nothing is published.
+        DataError: there is no row, or a row's arrays do not fit each other; nothing is published.
     """
     return _write(Path(folder), ((row, None) for row in rows), layout="rows", key=key, about=about or {})
 
@@ -164,19 +163,11 @@ def _write(
     key: str,
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    try:
+    with publishing(folder, marker=_MANIFEST) as draft:
         counts = _write_arrays(draft, rows, with_margins=layout == "pairs")
         manifest = {"version": _VERSION, "layout": layout, "key": key, **counts, "digest": _digest(draft, layout)}
         manifest["about"] = dict(about)
-        _write_synced(draft / _MANIFEST, json.dumps(manifest, indent=1).encode())
-        _sync_folder(draft)
-        _publish(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        (draft / _MANIFEST).write_text(json.dumps(manifest, indent=1))
     return manifest
 
 
@@ -198,11 +189,17 @@ def _write_arrays(
             targets += row.num_targets
             if margin is not None:
                 margins.append(margin)
-    _save_synced(folder / "offsets.npy", np.array(offsets, np.int64))
+    np.save(folder / "offsets.npy", np.array(offsets, np.int64))
     if with_margins:
-        _save_synced(folder / "margins.npy", np.array(margins, np.float32))
-    longest = int(np.diff(offsets).max()) if len(offsets) > 1 else 0
-    return {"rows": len(offsets) - 1, "tokens": offsets[-1], "targets": targets, "longest": longest}
+        np.save(folder / "margins.npy", np.array(margins, np.float32))
+    if len(offsets) == 1:
+        raise DataError("there is no row to learn from", fix="see which rows were dropped and why")
+    return {
+        "rows": len(offsets) - 1,
+        "tokens": offsets[-1],
+        "targets": targets,
+        "longest": int(np.diff(offsets).max()),
+    }
 
 
 class _GrowingArray:
@@ -226,48 +223,11 @@ class _GrowingArray:
         self._file.seek(0)
         self._write_header()
         assert self._file.tell() == start, "numpy leaves room in a header for its first axis to grow"
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
 
     def _write_header(self) -> None:
         header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._length,)}
         np.lib.format.write_array_header_1_0(self._file, header)
-
-
-def _save_synced(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _publish(draft: Path, folder: Path) -> None:
-    if folder.exists():
-        if not (folder / _MANIFEST).is_file():
-            raise DataError("the folder exists and is no token store", value=str(folder), fix="choose another folder")
-        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-        folder.rename(old)
-        draft.rename(folder)
-        shutil.rmtree(old)
-    else:
-        draft.rename(folder)
-    _sync_folder(folder.parent)
 
 
 def _digest(folder: Path, layout: Layout) -> str:
