@@ -30,7 +30,7 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[
         raise ValueError(f"arrays of objects cannot be stored without pickling; got {objects}; convert them first")
     header = {METADATA: json.dumps(metadata or {}, allow_nan=False)}
     try:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata=header)
+        save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path, metadata=header)
     except SafetensorError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
 
