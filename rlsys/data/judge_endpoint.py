@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
+from rlsys.data.judge_backend import Answer, Question
 from rlsys.data.judge_limits import RateLimiter
 from rlsys.data.preference_pairs import seeded_random
 from rlsys.errors import RlsysError
 from rlsys.recipe.preferences import EndpointSettings
-from rlsys.types import Message
 
 FAILURES = ("timeout", "connection", "rate_limit", "server_error", "bad_answer", "refused")
 """All but `refused` (the server will not answer this request, status 400 and its like) are tried again."""
@@ -26,24 +26,6 @@ _CHARACTERS_PER_TOKEN = 3.5
 
 class EndpointError(RlsysError):
     """No call to the endpoint can succeed, or may be made: a wrong key, an unknown model, a spent budget."""
-
-
-class Question(NamedTuple):
-    """One request for a completion."""
-
-    key: str
-    """Names the question for good: sent as the idempotency key, and seeds the jitter of its retries."""
-    messages: tuple[Message, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of a question: a text, or the kind of its last failure."""
-
-    text: str | None
-    failure: str | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from typing import Literal, NamedTuple, TypeAlias
 
-RatingStatus: TypeAlias = Literal["rated", "not_applicable", "malformed"]
+ParsedStatus: TypeAlias = Literal["rated", "not_applicable", "malformed"]
 
 _VALUE = r"(?P<value>n\s?/\s?a\b|not\s+applicable\b|\d+(?:\.\d+)?)(?P<tail>[^\n]{0,16})"
 _SCALE = r"(?:\s*[(\[]\s*1\s*(?:-|–|to)\s*5\s*[)\]])?"
@@ -20,7 +20,7 @@ _CLOSING = re.compile(r"[\s\"'*_`\])>}.!]*")
 class ParsedRating(NamedTuple):
     """What a judge's text says."""
 
-    status: RatingStatus
+    status: ParsedStatus
     value: int | None = None
     """1 to 5 where rated."""
 

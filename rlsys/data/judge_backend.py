@@ -1,0 +1,111 @@
+"""What answers questions: the interface, and the backend over an engine that generates text."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
+
+from rlsys.types import Message
+
+
+class Question(NamedTuple):
+    """One request for a completion."""
+
+    key: str
+    """Names the question for good: sent as the idempotency key, and seeds the jitter of its retries."""
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a question: a text, or the kind of its last failure."""
+
+    text: str | None
+    failure: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class TextGenerator(Protocol):
+    """Anything that turns prompts into texts, such as a rollout worker's engine."""
+
+    def generate_text(self, prompts: Sequence[Any], /) -> Sequence[str]:
+        """One text a prompt, in their order."""
+        ...
+
+
+class TextBackend(Protocol):
+    """A model that answers questions, wherever it runs: an `Endpoint` or a `LocalBackend`."""
+
+    @property
+    def name(self) -> str:
+        """The model's name, under which its answers are kept."""
+        ...
+
+    def answer_all(self, questions: Iterable[Question]) -> AsyncIterator[tuple[Question, Answer]]:
+        """Each question once with its answer or failure, in any order."""
+        ...
+
+
+class LocalBackend:
+    """A model on an engine of ours: batches of prompts in, texts out, in a thread, each batch with a deadline.
+
+    A batch that fails or is late is a failure of its questions, never an answer.
+
+    Args:
+        generator: the engine.
+        name: of its model.
+        render: from messages to what the generator takes; the text of the last message unless given.
+        batch_size: questions at a time.
+        deadline_s: of one batch, in seconds.
+    """
+
+    def __init__(
+        self,
+        generator: TextGenerator,
+        *,
+        name: str,
+        render: Callable[[Sequence[Message]], Any] = lambda messages: messages[-1]["content"],
+        batch_size: int = 256,
+        deadline_s: float = 600.0,
+    ) -> None:
+        self._generator, self._name, self._render = generator, name, render
+        self._batch_size, self._deadline_s = batch_size, deadline_s
+        self.failures: Counter[str] = Counter()
+        """Batches by what went wrong."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self._name
+
+    async def answer_all(self, questions: Iterable[Question]) -> AsyncIterator[tuple[Question, Answer]]:
+        """Each question with its text, batch by batch."""
+        for batch in _batches(questions, self._batch_size):
+            answers = await self._answer(batch)
+            for question, answer in zip(batch, answers, strict=True):
+                yield question, answer
+
+    async def _answer(self, batch: list[Question]) -> list[Answer]:
+        prompts = [self._render(question.messages) for question in batch]
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                texts = await asyncio.to_thread(self._generator.generate_text, prompts)
+        except TimeoutError:
+            failure = "timeout"
+        except Exception as error:  # isolation boundary: one batch of one model
+            failure = type(error).__name__
+        else:
+            if len(texts) == len(batch):
+                return [Answer(text) for text in texts]
+            failure = f"{len(texts)} texts for {len(batch)} prompts"
+        self.failures[failure] += 1
+        return [Answer(None, failure)] * len(batch)
+
+
+def _batches(questions: Iterable[Question], size: int) -> Iterator[list[Question]]:
+    waiting = iter(questions)
+    while batch := list(islice(waiting, size)):
+        yield batch
