@@ -22,7 +22,7 @@ PRIMES = frozenset((2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 
 _CLUSTER = re.compile("[bcdfghjklmnpqrstvwxyz]{2}")
 
 
-def has_two_words(response: str) -> bool:
+def has_two_words(response: str, **arguments: Any) -> bool:
     """Whether there are two words at least: fewer follow any constraint on neighbours."""
     return sum(map(says_something, response.split())) >= 2
 
@@ -82,7 +82,7 @@ def last_first(response: str) -> bool:
     return True
 
 
-def has_two_sentences(response: str) -> bool:
+def has_two_sentences(response: str, **arguments: Any) -> bool:
     """Whether there are two sentences at least: one follows any constraint on neighbours."""
     return sum(map(says_something, split_sentences(response))) >= 2
 

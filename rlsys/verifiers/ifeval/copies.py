@@ -117,7 +117,7 @@ CONSTRAINTS = (
         "Repeat the request without change {N} times, separated by six asterisks (******), and do not answer it. Say "
         "nothing before it; this sentence is not part of it.",
         same_text_times,
-        arguments={"prompt_to_repeat": verbatim(), "N": count(2, 100)},
+        arguments={"prompt_to_repeat": verbatim(), "N": count(1, 100)},
         sample=_sample_times,
     ),
     Constraint(

@@ -7,7 +7,7 @@ from typing import Any
 from rlsys.verifiers.ifeval.arguments import count, keyword
 from rlsys.verifiers.ifeval.constraint import Constraint
 from rlsys.verifiers.ifeval.length import number_paragraphs, number_spoken_paragraphs
-from rlsys.verifiers.ifeval.sentences import split_sentences
+from rlsys.verifiers.ifeval.sentences import split_by_rules
 from rlsys.verifiers.ifeval.treebank import tokens
 from rlsys.verifiers.ifeval.vocabulary import WORDS
 from rlsys.verifiers.ifeval.words import says_something
@@ -34,7 +34,7 @@ def two_spoken_spaced_paragraphs(response: str) -> bool:
 
 
 def first_word_of_sentences(response: str, *, first_word: str) -> bool:
-    return all(sentence.split()[0].lower() == first_word.lower() for sentence in split_sentences(response))
+    return all(sentence.lower().split()[:1] == [first_word.lower()] for sentence in split_by_rules(response))
 
 
 def first_word_of_response(response: str, *, first_word: str) -> bool:
@@ -42,7 +42,7 @@ def first_word_of_response(response: str, *, first_word: str) -> bool:
 
 
 def last_word_of_sentences(response: str, *, last_word: str) -> bool:
-    return all(_bare_last_word(sentence) == last_word.lower() for sentence in split_sentences(response))
+    return all(_bare_last_word(sentence) == last_word.lower() for sentence in split_by_rules(response))
 
 
 def last_word_of_response(response: str, *, last_word: str) -> bool:
@@ -50,12 +50,13 @@ def last_word_of_response(response: str, *, last_word: str) -> bool:
 
 
 def _bare_last_word(text: str) -> str:
-    return _MARK.sub("", text.rsplit(maxsplit=1)[-1]).lower()
+    """The last word of a text without punctuation; empty for a blank text."""
+    return _MARK.sub("", "".join(text.rsplit(maxsplit=1)[-1:])).lower()
 
 
 def longer_sentences(response: str, **arguments: str) -> bool:
     # A sentence of the asked word alone says nothing.
-    return all(_has_two_words(sentence) for sentence in split_sentences(response))
+    return all(_has_two_words(sentence) for sentence in split_by_rules(response))
 
 
 def longer_response(response: str, **arguments: str) -> bool:
@@ -67,7 +68,7 @@ def _has_two_words(text: str) -> bool:
 
 
 def keyword_at_place(response: str, *, keyword: str, n: int, m: int) -> bool:
-    sentences = split_sentences(response)
+    sentences = split_by_rules(response)
     words = tokens(sentences[n - 1]) if n <= len(sentences) else []
     return m <= len(words) and words[m - 1] == keyword
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rlsys.verifiers.ifeval.arguments import keyword
 from rlsys.verifiers.ifeval.constraint import Constraint
-from rlsys.verifiers.ifeval.sentences import split_sentences
+from rlsys.verifiers.ifeval.sentences import split_by_rules
 from rlsys.verifiers.ifeval.vocabulary import WORDS
 from rlsys.verifiers.ifeval.words import find_word, says_something, visible
 
@@ -18,14 +18,14 @@ _EXCLAMATIONS = re.compile("[!\u00a1\u055c\u07f9\u1944]")
 
 def sentence_hyphens(response: str) -> bool:
     # The reference stops at the shorter list, so that a single sentence always passes.
-    sentences = split_sentences(response.replace("-", " "))
+    sentences = split_by_rules(response.replace("-", " "))
     pairs = zip(response.split("-"), sentences, strict=False)
     return all(part.strip() == part == sentence for part, sentence in pairs)
 
 
 def joined_sentences(response: str) -> bool:
     parts = response.split("-")
-    return len(parts) >= 2 and parts == split_sentences(response.replace("-", " ")) and all(map(says_something, parts))
+    return len(parts) >= 2 and parts == split_by_rules(response.replace("-", " ")) and all(map(says_something, parts))
 
 
 def no_adjacent_consecutive(response: str) -> bool:

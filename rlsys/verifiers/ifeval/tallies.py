@@ -7,7 +7,7 @@ from typing import Any
 from rlsys.verifiers.ifeval.arguments import RELATION, Relation, character, count, holds, keyword
 from rlsys.verifiers.ifeval.constraint import Constraint
 from rlsys.verifiers.ifeval.keywords import frequency, frequency_as_words, letter_frequency
-from rlsys.verifiers.ifeval.sentences import split_sentences
+from rlsys.verifiers.ifeval.sentences import split_by_rules
 from rlsys.verifiers.ifeval.treebank import tokens, word_tokens
 from rlsys.verifiers.ifeval.vocabulary import WORDS
 from rlsys.verifiers.ifeval.words import find_literal, find_word, says_something, visible
@@ -50,14 +50,14 @@ def letter_counting(response: str, *, N: int, relation: Relation) -> bool:
 def counting_composition(response: str, *, n_sent: int, n_words: int) -> bool:
     # The reference counts punctuation marks as words, and so does the instruction text here.
     paragraphs = _DIVIDER.split(response)
-    sentences = [split_sentences(paragraph) for paragraph in paragraphs]
+    sentences = [split_by_rules(paragraph) for paragraph in paragraphs]
     if len(paragraphs) != 3 or any(len(of_paragraph) != n_sent for of_paragraph in sentences):
         return False
     return all(len(tokens(sentence)) == n_words for of_paragraph in sentences for sentence in of_paragraph)
 
 
 def worded_composition(response: str, *, n_sent: int, n_words: int) -> bool:
-    return all(says_something(sentence) for part in _DIVIDER.split(response) for sentence in split_sentences(part))
+    return all(says_something(sentence) for part in _DIVIDER.split(response) for sentence in split_by_rules(part))
 
 
 def count_unique(response: str) -> bool:
