@@ -1,0 +1,60 @@
+"""The staleness arithmetic by hand."""
+
+import numpy as np
+import pytest
+
+from rlsys.errors import LedgerError
+from rlsys.rollouts.chain_audit import audit_ends
+from rlsys.rollouts.staleness import StalenessMetrics, free_places, fresh_tokens, measure_staleness, oldest_trainable
+
+
+@pytest.mark.parametrize(
+    "k, version, trained, left, untrained, expected",
+    [
+        (0, 0, 0, 9, 0, 4),  # (0 + 0 + 1)·4 - 0
+        (0, 0, 1, 8, 0, 0),  # trained, not yet published: (0 + 0 + 1)·4 - 4
+        (0, 1, 1, 8, 3, 1),  # (0 + 1 + 1)·4 - (4 + 3)
+        (2, 5, 6, 9, 8, 0),  # (2 + 5 + 1)·4 - (24 + 8)
+        (2, 5, 5, 9, 8, 4),  # (2 + 5 + 1)·4 - (20 + 8)
+        (2, 5, 5, 1, 3, 1),  # one batch is left to train
+        (1, 5, 6, 9, 7, -3),  # more under way than a lowered k allows
+    ],
+)
+def test_free_places_is_the_formula_of_the_design(k, version, trained, left, untrained, expected):
+    assert expected == free_places(
+        batch_groups=4,
+        max_staleness=k,
+        version=version,
+        num_trained_batches=trained,
+        num_batches_left=left,
+        num_untrained=untrained,
+    )
+
+
+@pytest.mark.parametrize("batch, k, expected", [(0, 0, 0), (3, 0, 3), (3, 2, 1), (1, 4, 0)])
+def test_the_oldest_trainable_version(batch, k, expected):
+    assert oldest_trainable(batch, k) == expected
+
+
+def test_fresh_tokens_are_those_not_under_the_bound():
+    assert fresh_tokens(np.array([1, 2, 3, 3], np.int32), 2).tolist() == [False, True, True, True]
+
+
+def test_staleness_is_measured_over_the_tokens_trained_on():
+    versions = [np.array([1, 4, 4], np.int32), np.array([5], np.int32), np.array([], np.int32)]
+    # Lags at batch 6 are 5 (masked), 2, 2 and 1.
+    assert measure_staleness(versions, batch_index=6, min_version=3, dropped=2) == StalenessMetrics(5 / 3, 2, 2, 1)
+    assert measure_staleness([], batch_index=6, min_version=3, dropped=0) == StalenessMetrics(0.0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "records, message",
+    [
+        ([[0, "trained", 1], [0, "trained", 2]], "ordinal 0 ended twice"),
+        ([[0, "trained", 1], [2, "trained", 2]], r"1 ordinals below 3 have no end; got \[1\]"),
+    ],
+)
+def test_the_audit_finds_ordinals_that_ended_twice_or_never(records, message):
+    with pytest.raises(LedgerError, match=message):
+        audit_ends(records, low_water_mark=3)
+    assert audit_ends([[4, "expired", 3], [0, "trained", 1]], low_water_mark=1) == {"trained": 1, "expired": 1}
