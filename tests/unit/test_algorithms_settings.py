@@ -1,7 +1,10 @@
 """The recipe's names against the registries, its refusals, the schedule and the guard of a step."""
 
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -74,6 +77,17 @@ def test_impossible_settings_are_refused(section, values: dict, problem: str):
 
 def test_cispo_may_have_no_lower_clip():
     assert AlgorithmSettings(policy_loss="cispo", clip=1.0, clip_high=4.0).clip == 1.0
+
+
+def test_every_algorithm_of_the_docs_loads():
+    page = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text()
+    table = page.split("| algorithm | settings |\n|---|---|\n")[1].split("\n\n")[0].splitlines()
+    loaded = []
+    for row in table:
+        values = tomllib.loads("\n".join(re.findall(r"`([a-z_.]+ = [^`]+)`", row)))
+        loaded.append(AlgorithmSettings(**values))
+    assert {settings.policy_loss for settings in loaded} == set(POLICY_LOSSES) - {"reinforce"}
+    assert {settings.advantage for settings in loaded} == set(ADVANTAGES) - {"reinforce_pp_baseline"}
 
 
 def rates(settings: ScheduleSettings, total: int, until: int | None = None) -> list[float]:
