@@ -1,13 +1,18 @@
 """The data card: what a mixture is made of, so that it can be judged and made again."""
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlsys.data.publication import write_file
 from rlsys.data.reader import source_files
 from rlsys.data.spool import SourceTally, SpooledRow, file_sha256
 from rlsys.recipe.data import DataSettings, SourceSettings
+
+CARD_FILE = "data_card.json"
 
 
 class SourceCard(NamedTuple):
@@ -70,6 +75,13 @@ def _source(card: SourceCard, total: int) -> dict[str, Any]:
         "distinct": card.distinct,
         "share": round(card.taken / total, 6),
     }
+
+
+def write_card(folder: Path, card: dict[str, Any], **more: Any) -> None:
+    """Writes data_card.json and data_card.md into a folder; `more` is added to the former."""
+    content = json.dumps({**card, **more}, indent=1, ensure_ascii=False) + "\n"
+    write_file(folder / CARD_FILE, content.encode())
+    write_file(folder / CARD_FILE.replace(".json", ".md"), card_markdown(card).encode())
 
 
 def card_markdown(card: dict[str, Any]) -> str:

@@ -3,16 +3,19 @@
 sources --read, filter--> units on disk --deduplicate, draw, shuffle--> rows in order, and a data card
 """
 
+import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from rlsys.data.card import SourceCard, data_card
+from rlsys.data.card import CARD_FILE, SourceCard, data_card, write_card
 from rlsys.data.duplicates import DuplicateIndex
 from rlsys.data.formats import rows_of
+from rlsys.data.publication import publishing, require_replaceable
 from rlsys.data.row import Origin, Row
 from rlsys.data.sampling import draw, shuffled
 from rlsys.data.spool import SourceTally, SpooledRow, SpoolTask, spool, spool_key, spooled_rows
@@ -23,7 +26,6 @@ Map: TypeAlias = Callable[[Callable[[SpoolTask], None], Iterable[SpoolTask]], It
 """The built-in `map`, or that of a process pool."""
 
 MIXTURE_FILE = "mixture.jsonl"
-CARD_FILE = "data_card.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,31 @@ def mix(settings: DataSettings, folder: Path, *, num_readers: int = 1, run: Map 
     order = shuffled([f"{row.id}#{repetition}" for row, repetition in taken], seed=settings.seed)
     rows = tuple(taken[index] for index in order)
     return Mixture(rows, data_card(settings, cards, rows))
+
+
+def write_mixture(settings: DataSettings, folder: Path, *, num_readers: int = 1, run: Map = map) -> dict[str, Any]:
+    """Writes a mixture as `mixture.jsonl` with its data card into a folder of its own, which appears whole.
+
+    Beside it, `<folder>.work` holds what was read until then, so that a run that was killed goes on.
+
+    Returns: the data card, with the SHA-256 of the file as `sha256`.
+
+    Raises:
+        DataError: as `mix`; or the folder holds something else.
+    """
+    require_replaceable(folder, marker=CARD_FILE)
+    work = folder.with_name(f"{folder.name}.work")
+    mixture = mix(settings, work, num_readers=num_readers, run=run)
+    digest = hashlib.sha256()
+    with publishing(folder, marker=CARD_FILE) as draft:
+        with (draft / MIXTURE_FILE).open("wb") as file:
+            for line in mixture.lines():
+                digest.update(line)
+                file.write(line)
+        card = {**mixture.card, "sha256": digest.hexdigest()}
+        write_card(draft, card)
+    shutil.rmtree(work)
+    return card
 
 
 def _take(

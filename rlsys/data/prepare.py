@@ -9,12 +9,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rlsys.data.card import card_markdown
+from rlsys.data.card import write_card
 from rlsys.data.chat import ChatTokenizer
 from rlsys.data.drops import DropLog, RowRefused
-from rlsys.data.mixture import CARD_FILE, Map, mix
+from rlsys.data.mixture import Map, mix
 from rlsys.data.prompts import PromptSet
-from rlsys.data.publication import write_file
 from rlsys.data.row import Row
 from rlsys.data.spool import file_sha256, spool_key
 from rlsys.data.token_store import Layout, read_manifest, write_pair_store, write_token_store
@@ -142,13 +141,6 @@ def tokenized_pairs(rows: Iterable[Row], chat: ChatTokenizer, drops: DropLog) ->
             yield chat.encode_pair(row.messages, row.chosen, row.rejected, margin=row.margin)
         except RowRefused as refused:
             drops.add(refused.reason, str(row.origin), refused.problem)
-
-
-def write_card(folder: Path, card: dict[str, Any], **more: Any) -> None:
-    """Writes data_card.json and data_card.md into a folder; `more` is added to the former."""
-    content = json.dumps({**card, **more}, indent=1, ensure_ascii=False) + "\n"
-    write_file(folder / CARD_FILE, content.encode())
-    write_file(folder / CARD_FILE.replace(".json", ".md"), card_markdown(card).encode())
 
 
 def _write_store_card(folder: Path, manifest: dict[str, Any]) -> None:
