@@ -22,6 +22,7 @@ from rlsys.rollouts.prompt_stream import sample_seed
 from rlsys.rollouts.sampling_engine import SamplingEngine
 from rlsys.rollouts.sampling_engine_loop import EngineLoop, GroupRequest
 from rlsys.rollouts.sampling_engine_settings import EngineSettings, engine_environment
+from rlsys.telemetry.trace import Span
 from rlsys.types import GroupSummary, PolicyVersion, Prompt, Rollout
 from rlsys.weights.channel import Rendezvous
 from rlsys.weights.digest import DigestName
@@ -41,6 +42,8 @@ class RolloutWorker:
         import torch
 
         os.environ.update(engine_environment(settings, on_cpu=not torch.cuda.is_available()))
+        # At each update vLLM warns of every layer that has no weights of its own.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         self._loop = EngineLoop(lambda: SamplingEngine(settings), name=name)
         self._groups_by_tag: Counter[str] = Counter()
         self._name = name
@@ -66,6 +69,8 @@ class RolloutWorker:
     ) -> tuple[list[GroupSummary], list[list[Rollout]]]:
         """Samples every prompt; resolves when all are done. Many calls may be under way at once.
 
+        The prompts of one call enter the engine between the same two steps.
+
         Args:
             prompts: with token ids.
             num_samples: responses to each.
@@ -80,18 +85,16 @@ class RolloutWorker:
             ValueError: a prompt that the engine has no room for.
             RlsysError: the engine failed.
         """
-        futures = [
-            self._loop.add(
-                GroupRequest(
-                    prompt_ids=prompt.token_ids.tolist(),
-                    ordinal=prompt.ordinal,
-                    seeds=[sample_seed(seed, prompt.ordinal, sample) for sample in range(num_samples)],
-                    sampling=sampling,
-                )
+        requests = [
+            GroupRequest(
+                prompt_ids=prompt.token_ids.tolist(),
+                ordinal=prompt.ordinal,
+                seeds=[sample_seed(seed, prompt.ordinal, sample) for sample in range(num_samples)],
+                sampling=sampling,
             )
             for prompt in prompts
         ]
-        groups = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        groups = await asyncio.gather(*map(asyncio.wrap_future, self._loop.add(requests)))
         self._groups_by_tag[tag] += len(groups)
         summaries = [summarise(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
         return summaries, [list(group) for group in groups]
@@ -125,12 +128,17 @@ class RolloutWorker:
         """Counters since the start, of `LoopStats`, with `num_groups/<tag>` for each tag."""
         return {**asdict(self._loop.stats()), **{f"num_groups/{tag}": n for tag, n in self._groups_by_tag.items()}}
 
+    async def drain_spans(self) -> list[Span]:
+        """`sampling` and `update` spans since the last call."""
+        return self._loop.drain_spans()
+
     async def health(self) -> float:
         """Seconds since the engine's thread last said that it lives; an idle engine says nothing.
 
         Raises:
             RlsysError: the engine failed.
         """
+        self._loop.check()
         stats = self._loop.stats()
         return stats.beat_age_s if stats.num_unfinished else 0.0
 

@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.engine.core_client import InprocClient
+
+PLUGIN_GROUP = "vllm.general_plugins"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +87,12 @@ class SamplingEngine:
 
         self.settings = settings
         self.on_cpu = current_platform.is_cpu()
-        for name, value in engine_environment(settings, on_cpu=self.on_cpu).items():
-            if os.environ.get(name) != value:
-                raise RlsysError(
-                    f"{name} must be {value!r} before vLLM is imported",
-                    value=os.environ.get(name),
-                    fix="set the variables of engine_environment() first thing in the process",
-                )
+        _check_environment(settings, on_cpu=self.on_cpu)
         register()
         arguments = engine_arguments(settings, on_cpu=self.on_cpu)
         self._llm: LLMEngine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         self._client: InprocClient = self._llm.engine_core  # pyright: ignore[reportAttributeAccessIssue]
+        assert self._client.engine_core.batch_queue is None, "a step may be in flight between two calls of step()"
         self._scheduler: Scheduler = self._client.engine_core.scheduler  # pyright: ignore[reportAttributeAccessIssue]
         self.max_model_len: int = self._llm.model_config.max_model_len
         """The longest prompt with its response, in tokens."""
@@ -241,15 +239,18 @@ class SamplingEngine:
             raise ValueError(f"a canary needs 2 to {self.max_model_len - 1} tokens; got {len(token_ids)}")
         self._canaries += 1
         params = self._sampling_params(max_tokens=1, temperature=0.0, prompt_logprobs=0)
-        with self._parked():
-            self._client.add_request(
-                self._request(f"canary-{self._canaries}", token_ids, params, cache_salt=f"canary-{self._canaries}")
-            )
+        request_id = f"canary-{self._canaries}"
+        with self._parked(num_tokens=len(token_ids) + 1):
+            self._client.add_request(self._request(request_id, token_ids, params, cache_salt=request_id))
             while self._scheduler.has_requests():
-                for output in self._client.get_output().outputs:
+                outputs = self._client.get_output().outputs
+                for output in outputs:
                     if output.new_prompt_logprobs_tensors is not None:
-                        return self._canary_result(output.new_prompt_logprobs_tensors.logprobs)
-        raise WeightTransferError("the engine gave no logprobs for the canary")
+                        return output.new_prompt_logprobs_tensors.logprobs[:, 0].float().cpu().numpy().copy()
+                if not outputs:
+                    break
+            self._client.abort_requests([request_id])
+        raise WeightTransferError("the engine gave no logprobs for the canary", fix="set rollout.canary_tokens lower")
 
     def commit_version(self, version: PolicyVersion) -> None:
         """Every token sampled from here on carries `version`."""
@@ -325,22 +326,40 @@ class SamplingEngine:
         )
 
     @contextmanager
-    def _parked(self) -> Iterator[None]:
-        """Hides every request from the scheduler, with its keys and values, so that a step runs none of them."""
+    def _parked(self, *, num_tokens: int) -> Iterator[None]:
+        """Hides every request from the scheduler, with its keys and values, so that a step runs none of them.
+
+        When they leave no room for `num_tokens` more, they give up theirs and compute them anew later.
+        """
         from vllm.v1.core.sched.request_queue import create_request_queue
 
         scheduler = self._scheduler
+        manager = scheduler.kv_cache_manager
+        blocks_needed = manager.num_kv_cache_groups * -(-num_tokens // scheduler.block_size)
+        if manager.block_pool.get_num_free_blocks() < blocks_needed:
+            self._llm.reset_prefix_cache(reset_running_requests=True)
         running, waiting = scheduler.running, scheduler.waiting
         scheduler.running, scheduler.waiting = [], create_request_queue(scheduler.policy)
         try:
             yield
         finally:
-            # What the canary may have left behind after an error must not run with the requests.
-            self._client.abort_requests([f"canary-{self._canaries}"])
             scheduler.running, scheduler.waiting = running, waiting
 
-    def _canary_result(self, logprobs: Any) -> np.ndarray:
-        return logprobs[:, 0].float().cpu().numpy().copy()
+
+def _check_environment(settings: EngineSettings, *, on_cpu: bool) -> None:
+    for name, value in engine_environment(settings, on_cpu=on_cpu).items():
+        if os.environ.get(name) != value:
+            raise RlsysError(
+                f"{name} must be {value!r} before vLLM is imported",
+                value=os.environ.get(name),
+                fix="set the variables of engine_environment() first thing in the process",
+            )
+    tensor_parallel = settings.vllm.get("tensor_parallel_size", 1) > 1
+    if tensor_parallel and not any(found.value.startswith("rlsys.") for found in entry_points(group=PLUGIN_GROUP)):
+        raise RlsysError(
+            f"rlsys is installed without its entry point {PLUGIN_GROUP}: worker processes cannot receive weights",
+            fix="run `make install` again",
+        )
 
 
 def _read_receipt(worker: Any) -> Receipt:

@@ -2,7 +2,7 @@
 
     other threads                        the engine's thread
     -------------                        -------------------
-    add(...)      -> Future     --->     between two steps: do what was asked
+    add(groups)   -> Futures    --->     between two steps: do what was asked
     call(f)       -> Future     --->     then step, if something runs and no update is on
     prepare(mode) -> Future     --->     resolves when the engine is ready to take weights; steps stop
     commit(v)     -> Future     --->     the new version; steps go on
@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from rlsys.errors import ActorError
 from rlsys.recipe.rollout import SamplingSettings, UpdateMode
 from rlsys.rollouts.sampling_engine import SamplingEngine
+from rlsys.telemetry.trace import Span, SpanRecorder
 from rlsys.types import PolicyVersion, Rollout
 
 T = TypeVar("T")
@@ -86,6 +87,8 @@ class EngineLoop:
         self._num_steps = self._num_groups = self._num_restarted = 0
         self._step_s = self._update_s = self._idle_s = 0.0
         self._update_started: float | None = None
+        self._busy_since: float | None = None
+        self._spans = SpanRecorder(name)
         self._beat = time.monotonic()
         self._engine: SamplingEngine | None = None
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
@@ -93,11 +96,20 @@ class EngineLoop:
 
     # --- called from other threads -----------------------------------------------------------------------------
 
-    def add(self, request: GroupRequest) -> "Future[tuple[Rollout, ...]]":
-        """Queues a group; resolves with its rollouts, by sample index, when all are finished."""
-        future: Future[tuple[Rollout, ...]] = Future()
-        self._ask(lambda: self._admit(request, future)).add_done_callback(lambda asked: _pass_error(asked, future))
-        return future
+    def add(self, requests: Sequence[GroupRequest]) -> "list[Future[tuple[Rollout, ...]]]":
+        """Queues groups, all of them between the same two steps.
+
+        Returns:
+            For each group a future of its rollouts, by sample index; a ValueError when the engine has no room for it.
+        """
+        futures: list[Future[tuple[Rollout, ...]]] = [Future() for _ in requests]
+
+        def told(asked: "Future[None]") -> None:
+            for future in futures:
+                _pass_error(asked, future)
+
+        self._ask(lambda: self._admit_all(requests, futures)).add_done_callback(told)
+        return futures
 
     def call(self, function: Callable[[SamplingEngine], T]) -> "Future[T]":
         """Runs `function` in the engine's thread, between two steps."""
@@ -119,6 +131,19 @@ class EngineLoop:
     def abandon(self) -> "Future[None]":
         """Ends a preparation that came to nothing. An engine whose weights were touched stays paused."""
         return self._ask(self._abandon)
+
+    def drain_spans(self) -> list[Span]:
+        """`sampling` (from one step to another without a rest) and `update` spans, since the last call up to now."""
+        busy = self._busy_since is not None
+        self._end_busy_time()
+        if busy:
+            self._busy_since = time.time()
+        return self._spans.drain()
+
+    def check(self) -> None:
+        """Raises what the engine failed with, if it has."""
+        if self._failure is not None:
+            raise self._failure
 
     def stats(self) -> LoopStats:
         """A snapshot; answers even while a step is stuck."""
@@ -182,6 +207,8 @@ class EngineLoop:
 
     def _do_commands(self) -> None:
         block = self._paused or not self._live_engine.has_work
+        if block:
+            self._end_busy_time()
         started = time.monotonic()
         while not self._closed:
             try:
@@ -199,6 +226,7 @@ class EngineLoop:
         engine = self._live_engine
         if not self._paused and engine.has_work and not self._closed:
             started = time.monotonic()
+            self._busy_since = self._busy_since or time.time()
             for group in engine.step():
                 self._num_groups += 1
                 self._waiters.pop(group.key).set_result(group.rollouts)
@@ -208,18 +236,31 @@ class EngineLoop:
         if self._prepared is not None and not self._paused and not engine.has_work:
             self._pause()
 
+    def _end_busy_time(self) -> None:
+        since, self._busy_since = self._busy_since, None
+        if since is not None:
+            self._spans.add("sampling", since, time.time())
+
+    def _admit_all(self, requests: Sequence[GroupRequest], futures: "Sequence[Future[tuple[Rollout, ...]]]") -> None:
+        for request, future in zip(requests, futures, strict=True):
+            if self._prepared is not None or self._paused:
+                self._held.append((request, future))
+            else:
+                self._admit(request, future)
+
     def _admit(self, request: GroupRequest, future: "Future[tuple[Rollout, ...]]") -> None:
-        if self._prepared is not None or self._paused:
-            self._held.append((request, future))
-            return
-        key = self._live_engine.add_group(
-            request.prompt_ids,
-            ordinal=request.ordinal,
-            num_samples=len(request.seeds),
-            seeds=request.seeds,
-            sampling=request.sampling,
-        )
-        self._waiters[key] = future
+        try:
+            key = self._live_engine.add_group(
+                request.prompt_ids,
+                ordinal=request.ordinal,
+                num_samples=len(request.seeds),
+                seeds=request.seeds,
+                sampling=request.sampling,
+            )
+        except ValueError as error:  # this prompt's own fault, told to the one who asked
+            future.set_exception(error)
+        else:
+            self._waiters[key] = future
 
     def _begin_update(self, mode: UpdateMode, ready: "Future[None]") -> None:
         assert self._prepared is None, "one update at a time: commit or abandon the one before"
@@ -247,15 +288,14 @@ class EngineLoop:
 
     def _resume(self) -> None:
         if self._update_started is not None:
-            self._update_s += time.monotonic() - self._update_started
+            seconds = time.monotonic() - self._update_started
+            self._update_s += seconds
+            self._spans.add("update", time.time() - seconds, time.time())
         self._update_started = self._prepared = None
         self._paused = False
         held, self._held = self._held, []
         for request, future in held:
-            try:
-                self._admit(request, future)
-            except ValueError as error:  # this prompt's own fault, told to the one who asked
-                future.set_exception(error)
+            self._admit(request, future)
 
     def _stop(self) -> None:
         self._closed = True

@@ -45,10 +45,12 @@ def engine_environment(settings: EngineSettings, *, on_cpu: bool) -> dict[str, s
         # The process that steps the engine must be the one that holds it.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_CONFIGURE_LOGGING": "0",
     }
     if on_cpu:
         variables["VLLM_CPU_OMP_THREADS_BIND"] = settings.cpu_cores or "nobind"
+        if settings.vllm.get("enforce_eager", CPU_DEFAULTS["enforce_eager"]):
+            # One helper of vLLM's sampler is compiled all the same, at the first token: 4 to 18 s for nothing.
+            variables["TORCHDYNAMO_DISABLE"] = "1"
     return variables
 
 

@@ -142,7 +142,8 @@ def broadcast(group: ProcessGroupGloo, buffer: torch.Tensor, *, deadline_s: floa
     options.rootTensor = 0
     options.timeout = timedelta(seconds=deadline_s)
     try:
-        group.broadcast([buffer], options).wait(timedelta(seconds=deadline_s))
+        work = group.broadcast([buffer], options)  # pyright: ignore[reportAttributeAccessIssue]
+        work.wait(timedelta(seconds=deadline_s))
     except RuntimeError as error:
         raise WeightTransferError(
             f"a peer was lost while weights were sent: {first_line(error)}",
