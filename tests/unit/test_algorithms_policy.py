@@ -101,14 +101,14 @@ def test_a_fully_masked_sequence_counts_in_no_denominator():
 
 
 def test_value_clipping_by_hand():
-    """V_old 0, R 1, clip .2. V = .5: clipped to .2, (.8)^2 > (.5)^2. V = -.1: inside, (1.1)^2."""
-    values = torch.tensor([[0.5, -0.1]], requires_grad=True)
-    zeros, ones = torch.zeros(1, 2), torch.ones(1, 2)
+    """V_old 0, R 1, clip .2. V .5: clipped, .8^2 > .5^2. V -.1: inside, 1.1^2. V -.5: 1.5^2 > the clipped 1.2^2."""
+    values = torch.tensor([[0.5, -0.1, -0.5]], requires_grad=True)
+    zeros, ones = torch.zeros(1, 3), torch.ones(1, 3)
     loss, sums = value_loss(values, zeros, ones, ones, clip=0.2, denominator=2)
     loss.backward()
-    assert loss.item() == pytest.approx(0.5 * (0.64 + 1.21) / 2, rel=1e-6)
+    assert loss.item() == pytest.approx(0.5 * (0.64 + 1.21 + 2.25) / 2, rel=1e-6)
     assert values.grad is not None
-    assert values.grad.tolist()[0] == pytest.approx([0, -1.1 / 2], rel=1e-6)
+    assert values.grad.tolist()[0] == pytest.approx([0, -1.1 / 2, -1.5 / 2], rel=1e-6)
     assert sums["value/clip_frac@tokens"].item() == 1
 
 
