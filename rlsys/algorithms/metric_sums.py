@@ -4,6 +4,8 @@ A key is a metric's name, or `name@unit`: the sum of a quantity whose mean is ta
 is the entry `@unit`. All values are float64 scalars, so one all-reduce of a stacked vector combines ranks:
 
     {"loss/policy": ., "policy/clip_frac@tokens": ., "@tokens": .}   ->   {"loss/policy": ., "policy/clip_frac": .}
+
+Sums of different functions over the same tokens would count those tokens twice: finish each function's sums by itself.
 """
 
 from collections.abc import Iterable, Mapping
