@@ -13,17 +13,10 @@ from typing import Any, Literal
 
 import ray
 
+from actors.shards import GroupReference
 from rlsys.errors import ActorError, RlsysError
-from rlsys.rollouts.sampling_engine_settings import SamplingSettings
+from rlsys.recipe.rollout import SamplingSettings
 from rlsys.types import GroupSummary, Prompt
-
-
-@dataclass(frozen=True, slots=True)
-class GroupReference:
-    """Where the experiences of one group are: an object of the store that holds the groups of its chunk, and which one."""
-
-    chunk: Any
-    index: int
 
 
 @dataclass(frozen=True, slots=True)

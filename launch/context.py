@@ -1,0 +1,225 @@
+"""What the topologies of a run share: the recipe, the actors, the run folder, and what earlier stages left."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors.crew import Crew
+from actors.data_tasks import ModelFolder
+from actors.publication import ray_publisher
+from rlsys.checkpoint.checkpoint_store import CheckpointStore
+from rlsys.checkpoint.retention import Retention
+from rlsys.errors import ActorError, DataError, RecipeError, RlsysError
+from rlsys.recipe.data import DataSettings
+from rlsys.recipe.learner import LearnerSettings
+from rlsys.recipe.model import ModelSettings
+from rlsys.recipe.recipe import HUB, STAGE_REFERENCE, Recipe
+from rlsys.recipe.stages import PREVIOUS, AnyStage, CheckpointSettings, DpoStage, RlvrStage, SftStage
+from rlsys.telemetry.trace import Span, SpanRecorder, TraceFile
+from rlsys.telemetry.tracker import Tracker
+from rlsys.types import PolicyVersion
+from rlsys.weights.publisher import PublicationReport, PublicationSettings, WeightPublisher
+
+
+@dataclass(slots=True)
+class StageContext:
+    """One stage of a run."""
+
+    stage: AnyStage
+    folder: Path
+    tracker: Tracker
+    checkpoints: CheckpointStore
+
+
+@dataclass
+class RunContext:
+    """A run that is under way. Topologies take it and a `StageContext`, and leave their outputs in the stage's folder."""
+
+    recipe: Recipe
+    folder: Path
+    """`runs/<name>`."""
+    crew: Crew
+    model: ModelFolder
+    trace: TraceFile
+    spans: SpanRecorder = field(default_factory=lambda: SpanRecorder("driver"))
+    outputs: dict[str, Path] = field(default_factory=dict)
+    """Stage label to its folder, for the stages that are done."""
+    kinds: dict[str, str] = field(default_factory=dict)
+    """Stage label to its kind, in the order of the recipe, for the stages that are done."""
+    learner_holds: Path | None = None
+    """The exported folder whose weights the learner has in memory."""
+    value_holds: Path | None = None
+    engines_hold: Path | None = None
+    """The exported folder whose weights the engines have."""
+    _publisher: WeightPublisher | None = None
+    _version: PolicyVersion = 0
+
+    def done(self, stage: AnyStage, folder: Path) -> None:
+        """Lets later stages find what this one left."""
+        self.outputs[stage.label], self.kinds[stage.label] = folder, stage.kind
+
+    # --- what earlier stages left --------------------------------------------------------------------------------
+
+    def newest(self, *kinds: str) -> Path | None:
+        """The folder of the newest stage of these kinds that is done."""
+        found = [self.outputs[label] for label, kind in self.kinds.items() if kind in kinds]
+        return found[-1] if found else None
+
+    def policy_folder(self, reference: str) -> Path | None:
+        """The Hugging Face folder that a stage starts from; None: the recipe's own model."""
+        if reference == PREVIOUS:
+            stage = self.newest("sft", "dpo", "rlvr")
+            return stage / "hf" if stage else None
+        return self.resolve(reference, "hf")
+
+    def policy_settings(self, folder: Path | None) -> ModelSettings:
+        """How the learner loads a policy folder, or the recipe's own model."""
+        if folder is None:
+            return self.model.settings
+        return self.model.settings.model_copy(
+            update={"path": str(folder), "config": None, "init_std": None, "tokenizer": str(folder)}
+        )
+
+    def resolve(self, reference: str, default: str = "") -> Path:
+        """A path of the recipe: `stage:NAME/FILE` is inside a stage's folder; `stage:NAME` is its `default`."""
+        if reference.startswith(HUB):
+            from huggingface_hub import snapshot_download
+
+            return Path(snapshot_download(reference.removeprefix(HUB)))
+        if not reference.startswith(STAGE_REFERENCE):
+            return Path(reference)
+        label, _, rest = reference.removeprefix(STAGE_REFERENCE).partition("/")
+        return self.outputs[label] / (rest or default)
+
+    def resolve_data(self, data: DataSettings) -> DataSettings:
+        """The settings with `stage:` references as paths."""
+        sources = tuple(
+            source.model_copy(update={"path": str(self.resolve(source.path))})
+            if source.path.startswith(STAGE_REFERENCE)
+            else source
+            for source in data.source
+        )
+        return data.model_copy(update={"source": sources})
+
+    # --- models in memory ----------------------------------------------------------------------------------------
+
+    def load_policy(self, folder: Path | None, learner: LearnerSettings) -> None:
+        """Has the learner hold the policy with a fresh optimizer; weights that it has in memory are kept."""
+        if folder is not None and folder == self.learner_holds:
+            try:
+                self.crew.learner.begin_stage(learner).get()
+                return
+            except RlsysError as error:  # another DeepSpeed engine is needed: it is built from the exported folder
+                print(f"the policy is loaded again: {error}", flush=True)
+        with self.spans.span("load"):
+            self.crew.learner.load(self.policy_settings(folder), learner).get(self.recipe.cluster.start_timeout_s)
+        self.learner_holds = folder
+
+    def publish(self, version: PolicyVersion, canary_ids: list[int]) -> PublicationReport:
+        """Brings the learner's weights to every engine.
+
+        Raises:
+            WeightTransferError: they did not arrive, or not right; no version was flipped.
+        """
+        with self.spans.span("publish"):
+            report = self.publisher.publish(version, canary_ids=canary_ids)
+        self.engines_hold = None
+        return report
+
+    @property
+    def publisher(self) -> WeightPublisher:
+        """From the learner to the engines, made when both are there."""
+        if self._publisher is None:
+            rollout = self.recipe.rollout
+            settings = PublicationSettings(
+                mode=rollout.update,
+                digest=rollout.digest,
+                cap_bytes=rollout.bucket_mib << 20,
+                deadline_s=rollout.update_timeout_s,
+                drain_deadline_s=rollout.drain_timeout_s,
+                canary_tolerance=rollout.canary_tolerance,
+            )
+            self._publisher = ray_publisher(
+                self.crew.learner.ranks.handles,
+                self.crew.workers,
+                settings=settings,
+                tensor_parallel_size=rollout.tensor_parallel_size,
+            )
+        return self._publisher
+
+    def bring_policy(self, folder: Path | None) -> None:
+        """Has every engine hold the policy in `folder`: published from the learner's memory, which is filled if need be."""
+        if folder is not None and folder == self.engines_hold:
+            return
+        if folder is None or folder != self.learner_holds:
+            self.load_policy(folder, self._any_learner_settings())
+        self.publish(0, self.model.canary_ids[: self.recipe.rollout.canary_tokens])
+        self.engines_hold = folder
+
+    def worker_spans(self) -> list[Span]:
+        """What the rollout workers did since the last call."""
+        refs = [worker.drain_spans.remote() for worker in self.crew.workers]
+        return [span for spans in get(refs, timeout_s=60.0, what="reading the workers' spans") for span in spans]
+
+    def _any_learner_settings(self) -> LearnerSettings:
+        """Of the first stage that trains a policy: weights that are only published need no others."""
+        return next(
+            stage.learner for stage in self.recipe.stage if isinstance(stage, SftStage | DpoStage | RlvrStage)
+        )
+
+    # --- what is written -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def timed(self, name: str, seconds: dict[str, float]) -> Iterator[None]:
+        """Times a block for the trace, and adds it to `seconds` under `time/<name>_s`."""
+        started = time.perf_counter()
+        with self.spans.span(name):
+            yield
+        key = f"time/{name}_s"
+        seconds[key] = seconds.get(key, 0.0) + time.perf_counter() - started
+
+    def flush_trace(self, spans: list[Span] | None = None) -> None:
+        """Writes the driver's spans, and those given, to trace.json."""
+        self.trace.append([*self.spans.drain(), *(spans or [])])
+
+
+def checkpoint_store(folder: Path, settings: CheckpointSettings) -> CheckpointStore:
+    """A stage's checkpoints."""
+    return CheckpointStore(folder / "checkpoints", Retention(keep_last=settings.keep))
+
+
+def get(ref: Any, *, timeout_s: float, what: str) -> Any:
+    """The result of a task, with a deadline.
+
+    Raises:
+        ActorError: it died or was too slow.
+        RlsysError: raised by the task on purpose.
+    """
+    try:
+        return ray.get(ref, timeout=timeout_s)
+    except ray.exceptions.GetTimeoutError:
+        raise ActorError(f"{what} did not end", value=f"{timeout_s:g} s", fix="raise cluster.operation_timeout_s") from None
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, RlsysError):
+            raise error.cause from error
+        raise ActorError(f"{what} failed: {error.cause!r}") from error
+
+
+def pairs_folder(context: RunContext, reference: str) -> Path:
+    """The pair store that a stage reads.
+
+    Raises:
+        DataError: there is none.
+    """
+    stage = context.newest("preferences") if reference == PREVIOUS else context.resolve(reference)
+    if stage is None:
+        raise DataError("no pairs", fix="add a preferences stage, or name a folder")
+    folder = stage / "pairs" if (stage / "pairs").is_dir() else stage
+    if not folder.is_dir():
+        raise RecipeError("no pairs are there", value=str(folder), fix="give the folder of a preferences stage")
+    return folder

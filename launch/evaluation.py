@@ -1,0 +1,150 @@
+"""Held-out accuracy: rollout workers sample, verifiers decide in `eval` mode.
+
+consumes: prompt files     produces: eval/<set>/<task>@T<temperature> in [0, 1]     waits for: one set at a time
+"""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors.data_tasks import build_prompts
+from actors.pump import LostGroups, RolloutPump
+from launch.context import RunContext, get
+from rlsys.errors import ActorError
+from rlsys.recipe.data import DataSettings, SourceSettings, TemplatingSettings
+from rlsys.recipe.evaluation import EvaluationSettings
+from rlsys.recipe.rollout import SamplingSettings
+from rlsys.recipe.verifiers import VerifierSettings
+from rlsys.types import GroupSummary, Prompt
+
+GROUPS_PER_CALL = 64
+MAX_ATTEMPTS = 3
+EVALUATION_SEED_OFFSET = 1_000_003
+"""So that evaluation does not draw the random numbers of training."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSet:
+    """Prompts by their place in the set."""
+
+    name: str
+    prompts: tuple[Prompt, ...]
+
+
+def load_sets(
+    context: RunContext, files: dict[str, str], settings: EvaluationSettings, modules: tuple[str, ...]
+) -> list[EvaluationSet]:
+    """Reads and templates the sets; every ground truth is checked by its verifier."""
+    sets = []
+    for name, path in files.items():
+        data = DataSettings(
+            source=(SourceSettings(path=str(context.resolve(path)), name=name),),
+            wrong_rows="refuse",
+            templating=TemplatingSettings(max_prompt_length=settings.max_prompt_length),
+        )
+        folder = context.folder / "evaluation" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        ref = build_prompts.remote(data, context.model.folder, str(folder), modules, settings.limit)
+        prompts = get(ref, timeout_s=context.recipe.cluster.operation_timeout_s, what=f"reading {path}")
+        sets.append(EvaluationSet(name, tuple(Prompt(i, *prompts[i]) for i in range(len(prompts)))))
+    return sets
+
+
+def evaluate(
+    context: RunContext, sets: list[EvaluationSet], settings: EvaluationSettings, *, record: Path | None = None
+) -> dict[str, float]:
+    """Accuracy of the weights that the engines hold, by set and task, at each temperature.
+
+    Args:
+        context: of the run.
+        sets: what `load_sets` gave.
+        settings: temperatures, lengths, samples.
+        record: a folder for one JSON file a set and temperature, with every response's verdicts.
+
+    Returns:
+        `eval/<set>/accuracy@T<t>`, and `eval/<set>/<task>@T<t>` where a set has several tasks. A response counts as right
+        when all its verdicts are; those that a failed verifier masks are left out and counted in `failed@T<t>`.
+    """
+    metrics: dict[str, float] = {}
+    for evaluation_set in sets:
+        for temperature in settings.temperatures:
+            groups = _sample(context, evaluation_set, settings, temperature)
+            label = f"T{temperature:g}"
+            metrics |= _accuracies(evaluation_set, groups, label)
+            if record is not None:
+                _write_record(record / f"{evaluation_set.name}@{label}.json", evaluation_set, groups)
+    return metrics
+
+
+def _sample(
+    context: RunContext, evaluation_set: EvaluationSet, settings: EvaluationSettings, temperature: float
+) -> list[GroupSummary]:
+    pump = RolloutPump(
+        context.crew.workers,
+        context.crew.verifiers,
+        prompts=evaluation_set.prompts.__getitem__,
+        num_samples=settings.samples if temperature > 0 else 1,
+        sampling=SamplingSettings(max_tokens=settings.max_tokens, temperature=temperature),
+        seed=context.recipe.seed + EVALUATION_SEED_OFFSET,
+        groups_per_call=GROUPS_PER_CALL,
+        group_timeout_s=context.recipe.cluster.operation_timeout_s,
+        tag="eval",
+        mode="eval",
+    )
+    done: dict[int, GroupSummary] = {}
+    attempts: dict[int, int] = defaultdict(int)
+    pump.start(range(len(evaluation_set.prompts)))
+    while pump.num_running:
+        for group in pump.poll(timeout_s=context.recipe.cluster.operation_timeout_s):
+            if not isinstance(group, LostGroups):
+                done[group.summary.ordinal] = group.summary
+                continue
+            for ordinal in group.ordinals:
+                attempts[ordinal] += 1
+            if max(attempts[ordinal] for ordinal in group.ordinals) >= MAX_ATTEMPTS:
+                raise ActorError(f"evaluation of {evaluation_set.name} failed: {group.reason}", value=str(group.error))
+            pump.start(group.ordinals)
+    return [done[ordinal] for ordinal in range(len(evaluation_set.prompts))]
+
+
+def _accuracies(evaluation_set: EvaluationSet, groups: list[GroupSummary], label: str) -> dict[str, float]:
+    right: dict[str, list[float]] = defaultdict(list)
+    failed = 0
+    for prompt, group in zip(evaluation_set.prompts, groups, strict=True):
+        for verdicts in group.verdicts:
+            if any(verdict.masked for verdict in verdicts):
+                failed += 1
+                continue
+            right[prompt.source].append(float(all(verdict.score == 1.0 for verdict in verdicts)))
+    every = [value for values in right.values() for value in values]
+    base = f"eval/{evaluation_set.name}"
+    metrics = {f"{base}/accuracy@{label}": float(np.mean(every)) if every else float("nan")}
+    if len(right) > 1:
+        metrics |= {f"{base}/{task}@{label}": float(np.mean(values)) for task, values in right.items()}
+    if failed:
+        metrics[f"{base}/failed@{label}"] = failed / (failed + len(every))
+    return metrics
+
+
+def _write_record(path: Path, evaluation_set: EvaluationSet, groups: list[GroupSummary]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [_row(prompt, group) for prompt, group in zip(evaluation_set.prompts, groups, strict=True)]
+    path.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+
+
+def _row(prompt: Prompt, group: GroupSummary) -> dict[str, Any]:
+    outcomes = [{verdict.verifier: [verdict.outcome, verdict.score] for verdict in sample} for sample in group.verdicts]
+    return {"id": prompt.id, "source": prompt.source, "lengths": group.lengths, "verdicts": outcomes}
+
+
+def stage_modules(context: RunContext) -> tuple[str, ...]:
+    """Modules with the user's verifiers, over all stages."""
+    found: dict[str, None] = {}
+    for stage in context.recipe.stage:
+        verifiers = stage.verifiers if stage.kind in ("preferences", "rlvr", "evaluate") else VerifierSettings()
+        found |= dict.fromkeys(verifiers.modules)
+    return tuple(found)

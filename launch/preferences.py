@@ -1,0 +1,81 @@
+"""On-policy pairs: several samples a prompt from the newest policy, decided by the verifiers.
+
+    prompts --> RolloutWorker (n samples) --> VerifierWorker --> write_pairs: a right and a wrong sample of one prompt
+
+consumes: prompts and a policy     produces: pairs/ (token ids as sampled)     waits for: verified chunks
+"""
+
+from typing import Any
+
+from actors.data_tasks import build_prompts, write_pairs
+from actors.pump import LostGroups, RolloutPump
+from actors.shards import GroupReference
+from launch.context import RunContext, StageContext, get
+from launch.evaluation import stage_modules
+from rlsys.errors import ActorError, DataError
+from rlsys.recipe.stages import PreferencesStage
+from rlsys.rollouts.prompt_stream import PromptStream
+from rlsys.rollouts.summary_metrics import rollout_metrics
+from rlsys.types import GroupSummary
+
+GROUPS_PER_CALL = 32
+
+
+def run_preferences(context: RunContext, stage: StageContext) -> dict[str, Any]:
+    """Samples, verifies and writes the pair store."""
+    settings = stage.stage
+    assert isinstance(settings, PreferencesStage)
+    data = context.resolve_data(settings.prompts)
+    timeout_s = context.recipe.cluster.operation_timeout_s
+    ref = build_prompts.remote(data, context.model.folder, str(stage.folder), stage_modules(context))
+    prompts = get(ref, timeout_s=timeout_s, what="reading the prompts")
+    stream = PromptStream(prompts, context.recipe.seed)
+    num_prompts = min(settings.num_prompts or len(prompts), len(prompts))
+    context.bring_policy(context.policy_folder(settings.policy))
+    with context.spans.span("sampling"):
+        summaries, references = _sample_all(context, settings, stream, num_prompts)
+    manifest = get(
+        write_pairs.remote(references, str(stage.folder / "pairs"), context.recipe.seed),
+        timeout_s=timeout_s,
+        what="writing the pairs",
+    )
+    if not manifest["rows"]:
+        raise DataError(
+            "no prompt gave both right and wrong samples",
+            value=manifest["about"],
+            fix="use harder or easier prompts, more of them, or more samples",
+        )
+    metrics = rollout_metrics(summaries)
+    stage.tracker.log(1, metrics)
+    return {"prompts": num_prompts, "pairs": manifest["rows"] // 2, "groups": manifest["about"]}
+
+
+def _sample_all(
+    context: RunContext, settings: PreferencesStage, stream: PromptStream, num_prompts: int
+) -> tuple[list[GroupSummary], list[GroupReference]]:
+    pump = RolloutPump(
+        context.crew.workers,
+        context.crew.verifiers,
+        prompts=stream.__getitem__,
+        num_samples=settings.samples,
+        sampling=settings.sampling,
+        seed=context.recipe.seed,
+        groups_per_call=GROUPS_PER_CALL,
+        group_timeout_s=context.recipe.cluster.operation_timeout_s,
+        tag="preferences",
+    )
+    done: dict[int, tuple[GroupSummary, GroupReference]] = {}
+    attempts_left = 3
+    pump.start(range(num_prompts))
+    while pump.num_running:
+        for group in pump.poll(timeout_s=context.recipe.cluster.operation_timeout_s):
+            if not isinstance(group, LostGroups):
+                done[group.summary.ordinal] = group.summary, group.reference
+                continue
+            attempts_left -= 1
+            if not attempts_left:
+                raise ActorError(f"sampling preferences failed: {group.reason}", value=str(group.error))
+            pump.start(group.ordinals)
+    ordered = [done[ordinal] for ordinal in range(num_prompts)]
+    return [summary for summary, _ in ordered], [reference for _, reference in ordered]
+

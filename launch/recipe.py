@@ -1,0 +1,265 @@
+"""A whole recipe: its stages one after the other on one set of actors, and the table at the end."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import tomli_w
+
+from actors.cluster import attach, uses_gpus
+from actors.crew import Crew
+from actors.data_tasks import ModelFolder, prepare_model
+from launch.context import RunContext, StageContext, checkpoint_store, get
+from launch.evaluation import evaluate, load_sets, stage_modules
+from launch.preferences import run_preferences
+from launch.rlvr import run_rlvr
+from launch.supervised import run_dpo, run_reward, run_sft
+from launch.table import print_table
+from rlsys.checkpoint.run_folder import RunFolder, StageFolder
+from rlsys.errors import RecipeError
+from rlsys.recipe.data import DataSettings
+from rlsys.recipe.evaluation import EvaluationSettings
+from rlsys.recipe.recipe import Recipe
+from rlsys.recipe.stages import AnyStage, CheckpointSettings, EvaluateStage, RlvrStage, SupervisedStage, WorldStage
+from rlsys.rollouts.sampling_engine_settings import EngineSettings
+from rlsys.scaling.placement import placement_plan
+from rlsys.telemetry.console import ConsoleTracker
+from rlsys.telemetry.report import write_report
+from rlsys.telemetry.trace import TraceFile
+from rlsys.telemetry.tracker import JsonlTracker, MultiTracker, Tracker
+from rlsys.telemetry.wandb_tracker import WandbTracker
+
+
+def run_world(context: RunContext, stage: StageContext) -> dict[str, Any]:
+    """Writes the tiny world's files."""
+    from rlsys.quickstart.world import write_world
+
+    settings = stage.stage
+    assert isinstance(settings, WorldStage)
+    return {
+        "rows": write_world(
+            stage.folder,
+            seed=context.recipe.seed,
+            demonstrations=settings.demonstrations,
+            prompts=settings.prompts,
+            held_out=settings.held_out,
+        )
+    }
+
+
+def run_evaluate(context: RunContext, stage: StageContext) -> dict[str, Any]:
+    """Brings the newest policy to the engines; `run_stage` evaluates it."""
+    assert isinstance(stage.stage, EvaluateStage)
+    context.bring_policy(context.policy_folder(stage.stage.policy))
+    return {}
+
+
+TOPOLOGIES: dict[str, Callable[[RunContext, StageContext], dict[str, Any]]] = {
+    "world": run_world,
+    "sft": run_sft,
+    "preferences": run_preferences,
+    "reward": run_reward,
+    "dpo": run_dpo,
+    "rlvr": run_rlvr,
+    "evaluate": run_evaluate,
+}
+
+
+def run_recipe(recipe: Recipe, *, resume: str = "auto", from_stage: str | None = None) -> dict[str, dict[str, Any]]:
+    """Runs every stage that is not done yet.
+
+    Args:
+        recipe: checked.
+        resume: `auto`, `never`, or a checkpoint's folder.
+        from_stage: this stage and all after it are done again.
+
+    Returns:
+        Stage label to its result: what it made, its seconds, held-out accuracies.
+
+    Raises:
+        RlsysError: of the kind that tells what went wrong; what was committed stays.
+    """
+    started = time.perf_counter()
+    labels = [stage.label for stage in recipe.stage]
+    if from_stage is not None and from_stage not in labels:
+        raise RecipeError("no such stage", value=from_stage, fix=f"choose one of {', '.join(labels)}")
+    path = Path(recipe.runs) / recipe.name
+    text = tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+    with RunFolder.open(path.absolute(), resume=resume, recipe_toml=text, command=sys.argv) as folder:
+        if from_stage is not None:
+            folder.set_aside_from(labels.index(from_stage) + 1)
+        results: dict[str, dict[str, Any]] = {}
+        with running(recipe, folder.path) as context:
+            start_up_s = time.perf_counter() - started
+            for number, stage in enumerate(recipe.stage, 1):
+                results[stage.label] = run_stage(context, stage, folder.stage(number, stage.label))
+            context.flush_trace()
+        write_report(folder.path)
+    print_table(recipe, results, start_up_s=start_up_s, total_s=time.perf_counter() - started, folder=path)
+    return results
+
+
+def run_stage(context: RunContext, stage: AnyStage, folder: StageFolder) -> dict[str, Any]:
+    """One stage with its evaluation, each unless the folder says that it is done."""
+    result = folder.result or {}
+    if "evaluation" in result:
+        context.done(stage, folder.path)
+        return result
+    with stage_context(context, stage, folder.path) as stage_run:
+        if not result:
+            started = time.perf_counter()
+            result = TOPOLOGIES[stage.kind](context, stage_run)
+            result["seconds"] = time.perf_counter() - started
+            folder.finish(result)
+        context.done(stage, folder.path)
+        started = time.perf_counter()
+        result["evaluation"] = evaluate_stage(context, stage_run)
+        result["evaluation_seconds"] = time.perf_counter() - started
+        folder.finish(result)
+    return result
+
+
+def evaluate_stage(context: RunContext, stage_run: StageContext) -> dict[str, float]:
+    """Test sets of the stage, with the policy that it exported."""
+    settings = evaluation_of(stage_run.stage)
+    if settings is None or not settings.test:
+        return {}
+    if not isinstance(stage_run.stage, EvaluateStage):
+        context.bring_policy(stage_run.folder / "hf")
+    sets = load_sets(context, settings.test, settings, stage_modules(context))
+    with context.spans.span("evaluate"):
+        metrics = evaluate(context, sets, settings, record=stage_run.folder / "eval")
+    return metrics
+
+
+def evaluation_of(stage: AnyStage) -> EvaluationSettings | None:
+    """The stage's evaluation section, if its kind has one."""
+    return stage.evaluation if stage.kind in ("sft", "dpo", "rlvr", "evaluate") else None
+
+
+def evaluate_model(recipe: Recipe, model: str) -> dict[str, float]:
+    """`rlsys evaluate`: a model folder on the recipe's test sets, with the settings of its last stage that has any.
+
+    Raises:
+        RecipeError: the recipe names no test set.
+    """
+    found = [settings for stage in recipe.stage if (settings := evaluation_of(stage)) is not None and settings.test]
+    if not found:
+        raise RecipeError("the recipe names no test set", fix="add [evaluation] with test = { name = 'file.jsonl' }")
+    settings = found[-1]
+    stage = EvaluateStage(kind="evaluate", evaluation=settings, verifiers=_verifiers(recipe))
+    model_settings = recipe.model.model_copy(update={"path": model, "config": None, "init_std": None, "tokenizer": model})
+    alone = recipe.model_copy(update={"model": model_settings, "stage": (stage,)})
+    folder = Path(recipe.runs) / recipe.name
+    with running(alone, folder.absolute(), own_weights=True) as context:
+        for number, earlier in enumerate(recipe.stage, 1):
+            context.outputs[earlier.label] = folder.absolute() / f"{number:02d}-{earlier.label}"
+        sets = load_sets(context, settings.test, settings, stage_modules(context))
+        metrics = evaluate(context, sets, settings)
+    for name, value in metrics.items():
+        print(f"{name:48} {value:.3f}")
+    return metrics
+
+
+@contextmanager
+def running(recipe: Recipe, folder: Path, *, own_weights: bool = False) -> Iterator[RunContext]:
+    """The cluster and its actors, while the block runs.
+
+    Args:
+        recipe: of the run.
+        folder: of the run.
+        own_weights: engines load the recipe's own model from its folder, as there is no learner to publish it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    owns_cluster = attach(recipe.cluster)
+    crew = None
+    trace = TraceFile(folder / "trace.json")
+    try:
+        plan = placement_plan(recipe, use_gpus=uses_gpus(recipe.cluster))
+        model = prepare(recipe, folder)
+        engine = engine_settings(recipe, model, use_gpus=plan.use_gpus, own_weights=own_weights)
+        crew = Crew(recipe, plan, engine=engine, tokenizer=model.folder)
+        crew.start()
+        context = RunContext(recipe=recipe, folder=folder, crew=crew, model=model, trace=trace)
+        if own_weights:
+            get([worker.commit_version.remote(0) for worker in crew.workers], timeout_s=60.0, what="the engines' start")
+        yield context
+        context.flush_trace()
+    finally:
+        trace.close()
+        if crew is not None:
+            crew.close()
+        if owns_cluster:
+            ray.shutdown()
+
+
+def prepare(recipe: Recipe, folder: Path) -> ModelFolder:
+    """The folder with configuration, tokenizer and chat template."""
+    data = next((d for stage in recipe.stage if (d := _data_of(stage)) is not None), DataSettings())
+    ref = prepare_model.remote(recipe.model, data, str(folder / "model"))
+    return get(ref, timeout_s=recipe.cluster.start_timeout_s, what="preparing the model's folder")
+
+
+def engine_settings(recipe: Recipe, model: ModelFolder, *, use_gpus: bool, own_weights: bool) -> EngineSettings:
+    """What every rollout worker builds."""
+    transfer = recipe.rollout.weight_transfer
+    if transfer == "auto":
+        transfer = "nccl" if use_gpus else "gloo"
+    weights = model.settings.path if own_weights and model.settings.path else model.folder
+    return EngineSettings(
+        model=weights,
+        end_token_ids=model.end_token_ids,
+        load_format="auto" if own_weights else "dummy",
+        weight_transfer=transfer,
+        kv_on_update=recipe.rollout.kv_on_update,
+        cpu_cores=recipe.rollout.cpu_cores,
+        seed=recipe.seed,
+        vllm=dict(recipe.rollout.vllm),
+    )
+
+
+@contextmanager
+def stage_context(context: RunContext, stage: AnyStage, folder: Path) -> Iterator[StageContext]:
+    """The stage's trackers and checkpoints, while the block runs."""
+    checkpoint = stage.checkpoint if isinstance(stage, SupervisedStage | RlvrStage) else CheckpointSettings()
+    tracking = context.recipe.tracking
+    trackers: list[Tracker] = [JsonlTracker(context.folder / "metrics.jsonl", stage=stage.label)]
+    if tracking.wandb != "off" and not isinstance(stage, WorldStage):
+        trackers.append(
+            WandbTracker(
+                context.folder / "logs",
+                project=tracking.wandb_project,
+                name=f"{context.recipe.name}-{stage.label}",
+                mode=tracking.wandb,
+                config=context.recipe.model_dump(mode="json"),
+            )
+        )
+    if tracking.console:
+        trackers.append(ConsoleTracker(stage=stage.label, total_steps=_expected_steps(stage)))
+    tracker = MultiTracker(trackers)
+    try:
+        yield StageContext(stage, folder, tracker, checkpoint_store(folder, checkpoint))
+    finally:
+        tracker.close()
+
+
+def _expected_steps(stage: AnyStage) -> int:
+    if isinstance(stage, RlvrStage):
+        return stage.batches
+    return (stage.max_steps or 0) if isinstance(stage, SupervisedStage) else 1
+
+
+def _data_of(stage: AnyStage) -> DataSettings | None:
+    if stage.kind in ("sft", "reward", "dpo"):
+        return stage.data
+    return stage.prompts if stage.kind in ("preferences", "rlvr") else None
+
+
+def _verifiers(recipe: Recipe) -> Any:
+    from actors.crew import verifier_settings
+
+    return verifier_settings(recipe)

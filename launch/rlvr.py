@@ -1,0 +1,83 @@
+"""RLVR: rollout workers sample while the learner trains; the ledger decides what may be sampled and trained on.
+
+      ledger.admit --> pump: RolloutWorker --> VerifierWorker --summaries--> absorb --> ledger, buffer
+           ^                     ^                                                          | take_batch: B groups
+           |                     | weights                                                  v
+      ledger.published <-- publish <-- update: reference, values, proximal logprobs -> advantages -> policy and value
+
+consumes: prompts, a policy, a reward model     produces: checkpoints, hf/ (the best on the development sets)
+waits for: one batch of verified groups, or the update under way; the learner is the clock
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from actors.pump import LostGroups, VerifiedGroup
+from launch.context import RunContext, StageContext
+from launch.rlvr_checkpoint import finish_checkpoints, save_checkpoint
+from launch.rlvr_run import RlvrRun
+from launch.rlvr_setup import set_up
+from launch.rlvr_update import Update
+from rlsys.rollouts.ledger_records import Batch
+
+POLL_S = 5.0
+
+
+def run_rlvr(context: RunContext, stage: StageContext) -> dict[str, Any]:
+    """Trains until the ledger's last batch."""
+    run = set_up(context, stage)
+    run.step_started = time.perf_counter()
+    while not run.ledger.done:
+        run.pump.start(run.ledger.admit())
+        batch = run.ledger.take_batch()
+        if batch is None:
+            absorb(run, run.pump.poll(timeout_s=POLL_S))
+        else:
+            train_on(run, batch)
+    finish_checkpoints(run)
+    run.export_last_if_none_was_best()
+    return run.summary()
+
+
+def train_on(run: RlvrRun, batch: Batch) -> None:
+    """One batch: update, publication, evaluation, metrics, checkpoint."""
+    context, ledger, step = run.context, run.ledger, batch.index + 1
+    seconds = {"time/wait_rollouts_s": time.perf_counter() - run.step_started}
+    groups = run.buffer.take(batch.ordinals)
+    update = Update(run, batch, groups, seconds)
+    while not update.done:
+        absorb(run, run.pump.poll(timeout_s=POLL_S, until=update.refs))
+        run.pump.start(ledger.admit())  # with max_staleness >= 1 the next batch is sampled meanwhile
+        update.advance()
+    ledger.trained(batch, step)
+    with context.timed("publish", seconds):
+        publication = context.publish(step, run.canary_ids)
+    ledger.published(step)
+    run.pump.start(ledger.admit())
+    seconds["time/step_s"] = time.perf_counter() - run.step_started
+    metrics = run.metrics_of(batch, groups, update.metrics, publication) | run.evaluate_if_due(step)
+    run.record_ends(groups, step)
+    if run.checkpoint_is_due(step):
+        with context.timed("checkpoint", seconds):
+            save_checkpoint(run, step)
+    run.stage.tracker.log(step, metrics | seconds)
+    run.flush_trace()
+    run.step_started = time.perf_counter()
+
+
+def absorb(run: RlvrRun, arrived: Sequence[VerifiedGroup | LostGroups]) -> None:
+    """Tells the ledger what became of groups, and buffers those that can be trained on."""
+    for group in arrived:
+        if isinstance(group, LostGroups):
+            for ordinal in group.ordinals:
+                run.ledger.failed(ordinal, group.reason)
+            run.lost(group)
+            continue
+        summary = group.summary
+        if summary.num_masked == len(summary.lengths):
+            run.ledger.masked(summary.ordinal, "every verdict failed")
+        elif run.settings.algorithm.filter_equal_groups and len(set(summary.rewards)) == 1:
+            run.ledger.filtered(summary.ordinal, "all rewards equal")
+        elif run.ledger.finished(summary.ordinal, summary.oldest_version, summary.newest_version):
+            run.buffer.put(summary, group.reference)

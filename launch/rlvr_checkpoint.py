@@ -1,0 +1,101 @@
+"""Transactional checkpoints of an RLVR stage: policy, value, optimizers, ledger, buffer, tracker, one rename.
+
+The ranks write their state while the driver waits; digests and the commit run in the background. Groups that are
+being sampled are not saved: the ledger issues them again after a resume.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from actors.data_tasks import load_buffer, save_buffer
+from actors.shards import GroupReference
+from launch.context import get
+from rlsys.checkpoint.checkpoint import Checkpoint
+from rlsys.rollouts.ledger import Ledger
+
+if TYPE_CHECKING:
+    from launch.rlvr_run import RlvrRun
+
+BUFFER = "rollouts.safetensors"
+COMMIT_DEADLINE_S = 900.0
+
+
+def save_checkpoint(run: "RlvrRun", step: int) -> None:
+    """Everything needed to go on after `step`.
+
+    Raises:
+        CheckpointError: the one before failed, or this one cannot be written.
+    """
+    crew = run.context.crew
+    run.committer.wait()
+    transaction = run.stage.checkpoints.begin(step)
+    try:
+        pending = [crew.learner.save(str(transaction.folder / "policy"))]
+        if run.settings.algorithm.needs_values:
+            pending.append(crew.value.save(str(transaction.folder / "value")))
+        kept = run.buffer.groups()
+        saving = save_buffer.remote([group.reference for group in kept], str(transaction.folder / BUFFER))
+        for answer in pending:
+            answer.get()
+        get(saving, timeout_s=run.context.recipe.cluster.operation_timeout_s, what="saving the buffer")
+        metadata = {
+            "ledger": run.ledger.state_dict(),
+            "guard": run.guard.state(),
+            "tracker": run.stage.tracker.position(),
+            "chain": run.chain_position,
+            "best": [run.best_score, run.best_step] if run.best_step else None,
+        }
+    except BaseException:
+        transaction.cancel()
+        raise
+    run.committer.submit(transaction, metadata=metadata)
+    if not run.settings.checkpoint.background:
+        run.committer.wait()
+
+
+def finish_checkpoints(run: "RlvrRun") -> None:
+    """Waits for the commit that may still be under way, and for rollout files."""
+    run.committer.wait()
+    if run.writes:
+        get(run.writes, timeout_s=run.context.recipe.cluster.operation_timeout_s, what="writing rollouts")
+
+
+def restore_checkpoint(run: "RlvrRun") -> None:
+    """Goes on from the newest intact checkpoint of the stage; without one the stage starts at its beginning."""
+    found = run.stage.checkpoints.recover()
+    for problem in found.passed_over:
+        print(f"passed over a damaged checkpoint: {problem}", flush=True)
+    if found.checkpoint is None:
+        run.chain.rewind(0)
+        return
+    _restore(run, found.checkpoint)
+    print(f"resumed {run.settings.label} after batch {found.checkpoint.step}", flush=True)
+
+
+def _restore(run: "RlvrRun", checkpoint: Checkpoint) -> None:
+    metadata: Any = checkpoint.manifest.metadata
+    crew = run.context.crew
+    pending = [crew.learner.restore(str(checkpoint.path / "policy"))]
+    if run.settings.algorithm.needs_values:
+        pending.append(crew.value.restore(str(checkpoint.path / "value")))
+    run.ledger = Ledger.from_state_dict(run.ledger.settings, metadata["ledger"])
+    run.guard.restore(metadata["guard"])
+    run.stage.tracker.restore(metadata["tracker"])
+    run.chain.rewind(metadata["chain"])
+    run.chain_position = metadata["chain"]
+    if metadata["best"] is not None:
+        run.best_score, run.best_step = metadata["best"]
+    _restore_buffer(run, checkpoint.path / BUFFER)
+    for answer in pending:
+        answer.get()
+
+
+def _restore_buffer(run: "RlvrRun", path: Path) -> None:
+    summaries_ref, chunk = load_buffer.remote(str(path))
+    timeout_s = run.context.recipe.cluster.operation_timeout_s
+    for index, summary in enumerate(get(summaries_ref, timeout_s=timeout_s, what="reading the buffer")):
+        run.buffer.put(summary, GroupReference(chunk, index))
+    assert set(run.ledger.buffered) == {group.summary.ordinal for group in run.buffer.groups()}
+    ray.wait([chunk], timeout=timeout_s, fetch_local=False)

@@ -1,0 +1,103 @@
+"""Everything that stands before the first batch of RLVR: prompts, models, engines, and what a checkpoint holds."""
+
+from pathlib import Path
+
+from actors.data_tasks import build_prompts
+from actors.pump import RolloutPump
+from launch.context import RunContext, StageContext, get
+from launch.evaluation import load_sets, stage_modules
+from launch.rlvr_checkpoint import COMMIT_DEADLINE_S, restore_checkpoint
+from launch.rlvr_run import RlvrRun
+from rlsys.algorithms.step_guard import StepGuard
+from rlsys.checkpoint.background import BackgroundCommitter
+from rlsys.checkpoint.chain_file import ChainFile
+from rlsys.recipe.stages import FROM_POLICY, PREVIOUS, RlvrStage
+from rlsys.rollouts.experience_buffer import ExperienceBuffer
+from rlsys.rollouts.ledger import Ledger
+from rlsys.rollouts.ledger_records import LedgerSettings
+from rlsys.rollouts.prompt_stream import PromptStream
+
+
+def set_up(context: RunContext, stage: StageContext) -> RlvrRun:
+    """Loads models and prompts, goes on from the newest checkpoint, and brings the weights to the engines."""
+    settings = stage.stage
+    assert isinstance(settings, RlvrStage)
+    stream = _prompt_stream(context, settings, stage.folder)
+    run = RlvrRun(
+        context=context,
+        stage=stage,
+        settings=settings,
+        ledger=Ledger(ledger_settings(settings)),
+        buffer=ExperienceBuffer(),
+        pump=_pump(context, settings, stream),
+        guard=StepGuard(settings.algorithm.safety.max_skipped_in_a_row),
+        chain=ChainFile(stage.folder / "ends.jsonl"),
+        committer=BackgroundCommitter(stage.checkpoints, deadline_s=COMMIT_DEADLINE_S),
+        canary_ids=context.model.canary_ids[: context.recipe.rollout.canary_tokens],
+        development=load_sets(
+            context, settings.evaluation.development, settings.evaluation, stage_modules(context)
+        ),
+    )
+    _load_models(context, settings)
+    restore_checkpoint(run)
+    context.publish(run.ledger.num_trained_batches, run.canary_ids)
+    run.ledger.published(run.ledger.num_trained_batches)
+    return run
+
+
+def ledger_settings(settings: RlvrStage) -> LedgerSettings:
+    """What the recipe says of the accounting."""
+    return LedgerSettings(
+        batch_groups=settings.batch_groups,
+        max_staleness=settings.max_staleness,
+        total_batches=settings.batches,
+        max_attempts=settings.max_attempts,
+        over_age=settings.over_age,
+    )
+
+
+def _prompt_stream(context: RunContext, settings: RlvrStage, folder: Path) -> PromptStream:
+    data = context.resolve_data(settings.prompts)
+    ref = build_prompts.remote(data, context.model.folder, str(folder), stage_modules(context))
+    prompts = get(ref, timeout_s=context.recipe.cluster.operation_timeout_s, what="reading the prompts")
+    return PromptStream(prompts, context.recipe.seed)
+
+
+def _pump(context: RunContext, settings: RlvrStage, stream: PromptStream) -> RolloutPump:
+    return RolloutPump(
+        context.crew.workers,
+        context.crew.verifiers,
+        prompts=stream.__getitem__,
+        num_samples=settings.samples,
+        sampling=settings.sampling,
+        seed=context.recipe.seed,
+        groups_per_call=settings.groups_per_call,
+        group_timeout_s=context.recipe.cluster.operation_timeout_s,
+    )
+
+
+def _load_models(context: RunContext, settings: RlvrStage) -> None:
+    """All groups at once; a value model that is still in memory keeps its weights."""
+    policy = context.policy_folder(settings.policy)
+    start_timeout_s = context.recipe.cluster.start_timeout_s
+    pending = []
+    if settings.algorithm.needs_reference:
+        pending.append(context.crew.reference.load(context.policy_settings(policy), settings.learner))
+    if settings.algorithm.needs_values:
+        newest = context.newest("reward")
+        if settings.value_from == FROM_POLICY:
+            value_folder = policy
+        elif settings.value_from == PREVIOUS:
+            value_folder = newest / "hf" if newest else None
+        else:
+            value_folder = context.resolve(settings.value_from, "hf")
+        value = context.crew.value
+        if value_folder is not None and value_folder == context.value_holds:
+            pending.append(value.begin_stage(settings.value_learner))
+        else:
+            pending.append(value.load(context.policy_settings(value_folder), settings.value_learner))
+        context.value_holds = None
+    context.load_policy(policy, settings.learner)
+    context.learner_holds = None
+    for answer in pending:
+        answer.get(start_timeout_s)

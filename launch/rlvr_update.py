@@ -1,0 +1,176 @@
+"""One batch's update, as a chain of calls that the driver follows without blocking.
+
+    reference.logprobs   values   learner.logprobs        all three groups at once
+              '------------+-----------'
+                   learner.advantages                      whitened over the whole batch
+              .------------+-----------.
+        learner.train_policy      value.train_value        both at once
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from actors.groups import Pending
+from actors.shards import GroupReference, ShardReference
+from launch.supervised import skipped_metrics
+from rlsys.algorithms.schedule import learning_rate
+from rlsys.recipe.learner import LearnerSettings
+from rlsys.rollouts.experience_buffer import BufferedGroup, balance
+from rlsys.rollouts.ledger_records import Batch
+
+if TYPE_CHECKING:
+    from launch.rlvr_run import RlvrRun
+
+
+class Update:
+    """Call `advance` whenever one of `refs` is ready, until `done`."""
+
+    def __init__(
+        self, run: "RlvrRun", batch: Batch, groups: Sequence[BufferedGroup[GroupReference]], seconds: dict[str, float]
+    ) -> None:
+        self.done = False
+        self.metrics: dict[str, float] = {}
+        self._run, self._batch, self._seconds = run, batch, seconds
+        self._shards = self._make_shards(groups)
+        self._phase = "score"
+        self._started = time.perf_counter()
+        self._answers: dict[str, Any] = {"reference": None, "values": None, "proximal": None}
+        self._pending: dict[str, Pending[Any]] = {}
+        self._submit_scores()
+
+    @property
+    def refs(self) -> list[Any]:
+        """What is waited for, so that the driver may wait for other things too."""
+        return [ref for pending in self._pending.values() for ref in pending.refs]
+
+    def advance(self) -> None:
+        """Takes what is ready, and goes on to the next phase when all of it is.
+
+        Raises:
+            ActorError: a rank died, failed or passed its deadline.
+            TrainingError: too many skipped steps in a row.
+        """
+        for name in [name for name, pending in self._pending.items() if pending.ready]:
+            self._answers[name] = self._pending.pop(name).get()
+            self._note_time(name)
+        if self._pending:
+            return
+        if self._phase == "score":
+            self._submit_advantages()
+        elif self._phase == "advantages":
+            self._submit_training()
+        else:
+            self._finish()
+
+    def _make_shards(self, groups: Sequence[BufferedGroup[GroupReference]]) -> list[ShardReference]:
+        """As many shards as every group's ranks divide; whole prompt groups, balanced by tokens."""
+        cluster = self._run.context.recipe.cluster
+        num_shards = math.lcm(cluster.learner_ranks, cluster.value_ranks, cluster.reference_ranks)
+        lengths = [sum(g.summary.lengths) + len(g.summary.lengths) * g.summary.prompt_length for g in groups]
+        references = self._run.control(self._batch, groups)
+        return [
+            ShardReference(tuple(references[index] for index in indices)) for indices in balance(lengths, num_shards)
+        ]
+
+    def _submit_scores(self) -> None:
+        crew, settings = self._run.context.crew, self._run.settings
+        temperature = settings.sampling.temperature
+        self._pending["proximal"] = crew.learner.logprobs(self._shards, temperature=temperature)
+        if settings.algorithm.needs_reference:
+            self._pending["reference"] = crew.reference.logprobs(self._shards, temperature=temperature)
+        if settings.algorithm.needs_values:
+            self._pending["values"] = crew.value.values(self._shards)
+
+    def _submit_advantages(self) -> None:
+        self._phase = "advantages"
+        answers = self._answers
+        self._pending["advantages"] = self._run.context.crew.learner.advantages(
+            self._shards,
+            self._run.settings.algorithm,
+            proximal=answers["proximal"],
+            reference=answers["reference"],
+            values=answers["values"],
+            oldest_version=self._batch.min_version,
+        )
+
+    def _submit_training(self) -> None:
+        self._phase = "train"
+        self._started = time.perf_counter()
+        self._span_started = time.time()
+        crew, settings, answers = self._run.context.crew, self._run.settings, self._answers
+        advantages, returns, metrics = answers["advantages"]
+        self.metrics |= metrics
+        common = {"seed": self._run.minibatch_seed(self._batch), "oldest_version": self._batch.min_version}
+        if settings.algorithm.needs_values:
+            self._pending["train_value"] = crew.value.train_value(
+                self._shards,
+                settings.algorithm,
+                returns=returns,
+                old_values=answers["values"],
+                lrs=self._learning_rates(settings.value_learner),
+                **common,
+            )
+        if self._batch.index >= settings.algorithm.value_warmup_batches:
+            self._pending["train_policy"] = crew.learner.train_policy(
+                self._shards,
+                settings.algorithm,
+                advantages=advantages,
+                proximal=answers["proximal"],
+                reference=answers["reference"],
+                lrs=self._learning_rates(settings.learner),
+                max_response_length=settings.sampling.max_tokens,
+                temperature=settings.sampling.temperature,
+                **common,
+            )
+
+    def _learning_rates(self, learner: LearnerSettings) -> list[float]:
+        settings = self._run.settings
+        steps = settings.algorithm.epochs_per_batch * settings.algorithm.minibatches
+        first = self._batch.index * steps
+        total = settings.batches * steps
+        return [learning_rate(step, learner.lr, learner.schedule, total_steps=total) for step in range(first, first + steps)]
+
+    def _note_time(self, name: str) -> None:
+        key = {"proximal": "proximal", "reference": "reference", "values": "values"}.get(name)
+        if key is not None:
+            self._seconds[f"time/{key}_s"] = time.perf_counter() - self._started
+
+    def _finish(self) -> None:
+        run = self._run
+        self._seconds["time/update_s"] = time.perf_counter() - self._started
+        run.context.spans.add("update", self._span_started, time.time())
+        for name, prefix in (("train_policy", ""), ("train_value", "value_")):
+            reports = self._answers.get(name) or ()
+            for report in reports:
+                run.guard.record(report.fault)
+            if reports:
+                self.metrics |= _mean_metrics(reports, prefix)
+        self.metrics |= skipped_metrics(run.guard)
+        self.done = True
+
+
+def _mean_metrics(reports: Sequence[Any], prefix: str) -> dict[str, float]:
+    """Means over a batch's optimizer steps; `optim/` names of the value model get its prefix."""
+    totals: dict[str, list[float]] = {}
+    for report in reports:
+        for name, value in report.metrics.items():
+            totals.setdefault(name.replace("optim/", f"optim/{prefix}"), []).append(value)
+    return {name: sum(values) / len(values) for name, values in totals.items()}
+
+
+def shuffled_rewards(groups: Sequence[BufferedGroup[GroupReference]], seed: str) -> list[GroupReference]:
+    """The groups with the rewards of all unmasked samples permuted over the batch."""
+    rewards = [reward for group in groups for reward in group.summary.rewards if not math.isnan(reward)]
+    Random(seed).shuffle(rewards)
+    drawn = iter(rewards)
+    return [
+        GroupReference(
+            group.reference.chunk,
+            group.reference.index,
+            tuple(reward if math.isnan(reward) else next(drawn) for reward in group.summary.rewards),
+        )
+        for group in groups
+    ]
