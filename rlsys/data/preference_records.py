@@ -57,13 +57,19 @@ class PreferencePrompt:
     @property
     def checks(self) -> tuple[Check, ...]:
         """The source's own checks, and one of all added constraints."""
+        added = self.constraint_check
+        return self.own_checks if added is None else (*self.own_checks, added)
+
+    @property
+    def constraint_check(self) -> Check | None:
+        """The check of all added constraints; None where there are none."""
         if not self.constraints:
-            return self.own_checks
+            return None
         truth = {
             "instruction_id_list": [constraint.instruction_id for constraint in self.constraints],
             "kwargs": [dict(constraint.arguments) for constraint in self.constraints],
         }
-        return (*self.own_checks, Check("ifeval", truth))
+        return Check("ifeval", truth)
 
 
 @dataclass(frozen=True, slots=True)

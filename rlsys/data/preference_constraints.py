@@ -1,0 +1,149 @@
+"""Instruction-following pairs: prompts with added constraints, kept where verified, and with one of them relaxed."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from random import Random
+from typing import Any, Protocol, TypeAlias
+
+from rlsys.data.preference_pairs import seeded_random
+from rlsys.data.preference_records import AddedConstraint, PreferencePair, PreferencePrompt, Response
+from rlsys.types import MASKED_OUTCOMES, Check, Outcome
+
+Verify: TypeAlias = Callable[[Check, str], Outcome]
+"""What a verifier says of a response: `get_verifier` in this process, or a pool of processes."""
+
+
+class ConstraintSource(Protocol):
+    """Where verifiable instructions come from."""
+
+    def instruction_ids(self) -> Sequence[str]:
+        """All that may be added, in a fixed order."""
+        ...
+
+    def sample(self, instruction_id: str, rng: Random, prompt: str) -> dict[str, Any]:
+        """Arguments that fit the request."""
+        ...
+
+    def describe(self, instruction_id: str, arguments: Mapping[str, Any]) -> str:
+        """What the model is told."""
+        ...
+
+    def conflicts(self, instruction_id: str) -> frozenset[str]:
+        """Ids that cannot be asked for together with this one."""
+        ...
+
+
+def add_constraints(
+    prompt: PreferencePrompt, source: ConstraintSource, *, max_constraints: int, seed: int
+) -> PreferencePrompt:
+    """The prompt with 1 to `max_constraints` constraints that do not conflict, under the id `<id>+constraints`.
+
+    Which ones depends on (seed, prompt id) alone. Fewer are added where everything else conflicts.
+    """
+    rng = seeded_random(seed, "constraints", prompt.id)
+    wanted = rng.randint(1, max_constraints)
+    ids = list(source.instruction_ids())
+    rng.shuffle(ids)
+    text = prompt.request[-1]["content"]
+    added: list[AddedConstraint] = []
+    for instruction_id in ids:
+        if len(added) == wanted:
+            break
+        earlier = [constraint.instruction_id for constraint in added]
+        if source.conflicts(instruction_id).intersection(earlier) or any(
+            instruction_id in source.conflicts(other) for other in earlier
+        ):
+            continue
+        arguments = source.sample(instruction_id, rng, text)
+        added.append(AddedConstraint(instruction_id, arguments, source.describe(instruction_id, arguments)))
+    return replace(prompt, id=f"{prompt.id}+constraints", kind="constrained", constraints=tuple(added))
+
+
+def relax(prompt: PreferencePrompt, *, seed: int) -> PreferencePrompt:
+    """The prompt without one of its constraints, drawn by (seed, prompt id), under the id `<id>+relaxed`.
+
+    Raises:
+        ValueError: the prompt has no constraint.
+    """
+    if not prompt.constraints:
+        raise ValueError(f"prompt {prompt.id!r} has no constraint that could be relaxed")
+    dropped = seeded_random(seed, "relax", prompt.id).randrange(len(prompt.constraints))
+    kept = prompt.constraints[:dropped] + prompt.constraints[dropped + 1 :]
+    return replace(prompt, id=f"{prompt.id}+relaxed", constraints=kept)
+
+
+def keep_verified(pairs: Sequence[PreferencePair], verify: Verify) -> tuple[list[PreferencePair], Counter[str]]:
+    """IF-augmented pairs: of the pairs on constrained prompts, those whose chosen response keeps every constraint.
+
+    Returns:
+        The pairs, those on prompts without constraints unchanged, and counts: `unconstrained`, `verified`, and dropped
+        as `broken` or because the verifier failed (`masked`).
+    """
+    counts: Counter[str] = Counter(unconstrained=0, verified=0, broken=0, masked=0)
+    kept = []
+    for pair in pairs:
+        check = pair.prompt.constraint_check
+        verdict = "unconstrained" if check is None else _verdict(verify(check, pair.chosen.text))
+        counts[verdict] += 1
+        if verdict in ("unconstrained", "verified"):
+            kept.append(pair)
+    return kept, counts
+
+
+def relaxed_pairs(
+    prompts: Sequence[PreferencePrompt],
+    responses: Mapping[str, Sequence[Response]],
+    relaxed_responses: Mapping[str, Sequence[Response]],
+    verify: Verify,
+    *,
+    seed: int,
+) -> tuple[list[PreferencePair], Counter[str]]:
+    """Persona-IF pairs: an answer to the prompt is preferred to an answer to the prompt with one constraint relaxed.
+
+    The chosen one must keep all constraints of the prompt, the rejected one must break one of them: an answer to the
+    relaxed prompt that keeps them all by chance is no worse. Where there are several, (seed, prompt id) decides.
+
+    Args:
+        prompts: with constraints.
+        responses: to the prompts, by their ids.
+        relaxed_responses: to `relax(prompt)`, by the ids of the original prompts.
+        verify: a check and a response to an outcome.
+        seed: of the draws.
+
+    Returns:
+        The pairs, and counts: `pairs`, prompts with `no_right` answer, with `no_wrong` relaxed answer, and responses
+        that are `masked` because the verifier failed.
+
+    Raises:
+        ValueError: a prompt has no constraint.
+    """
+    counts: Counter[str] = Counter(pairs=0, no_right=0, no_wrong=0, masked=0)
+    pairs = []
+    for prompt in prompts:
+        check = prompt.constraint_check
+        if check is None:
+            raise ValueError(f"prompt {prompt.id!r} has no constraint that could have been relaxed")
+        right = _with_verdict("verified", check, responses.get(prompt.id, ()), verify, counts)
+        wrong = _with_verdict("broken", check, relaxed_responses.get(prompt.id, ()), verify, counts)
+        if not right or not wrong:
+            counts["no_right" if not right else "no_wrong"] += 1
+            continue
+        draw = seeded_random(seed, "relaxed pair", prompt.id)
+        counts["pairs"] += 1
+        pairs.append(PreferencePair(prompt, draw.choice(right), draw.choice(wrong), 1.0, 0.0, "relaxed"))
+    return pairs, counts
+
+
+def _with_verdict(
+    verdict: str, check: Check, responses: Sequence[Response], verify: Verify, counts: Counter[str]
+) -> list[Response]:
+    verdicts = [_verdict(verify(check, response.text)) for response in responses]
+    counts["masked"] += verdicts.count("masked")
+    return [response for response, found in zip(responses, verdicts, strict=True) if found == verdict]
+
+
+def _verdict(outcome: Outcome) -> str:
+    if outcome in MASKED_OUTCOMES:
+        return "masked"
+    return "verified" if outcome == "correct" else "broken"

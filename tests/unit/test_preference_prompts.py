@@ -1,0 +1,192 @@
+"""Prompt selection, and pairs about instructions that really are verified, with the real IFEval verifier."""
+
+from collections.abc import Mapping
+from random import Random
+from typing import Any
+
+import pytest
+
+from rlsys.data.formats import rows_of
+from rlsys.data.preference_constraints import add_constraints, keep_verified, relax, relaxed_pairs
+from rlsys.data.preference_prompts import select_prompts
+from rlsys.data.preference_records import AddedConstraint, PreferencePair, PreferencePrompt, Response
+from rlsys.data.row import Origin, Row
+from rlsys.errors import DataError
+from rlsys.recipe.preferences import PromptSelectionSettings
+from rlsys.types import Check, Outcome
+from rlsys.verifiers.registry import get_verifier
+
+COMMA, LOWER, UPPER, END = (
+    "punctuation:no_comma", "change_case:english_lowercase", "change_case:english_capital", "startend:end_checker",
+)  # fmt: skip
+TEXTS = {COMMA: "Use no commas.", LOWER: "Use lower case.", UPPER: "Use capitals.", END: "End with: {end_phrase}"}
+
+
+class _Constraints:
+    def instruction_ids(self) -> list[str]:
+        return list(TEXTS)
+
+    def sample(self, instruction_id: str, rng: Random, prompt: str) -> dict[str, Any]:
+        return {"end_phrase": rng.choice(("That is all.", "The end."))} if instruction_id == END else {}
+
+    def describe(self, instruction_id: str, arguments: Mapping[str, Any]) -> str:
+        return TEXTS[instruction_id].format(**arguments)
+
+    def conflicts(self, instruction_id: str) -> frozenset[str]:
+        return frozenset({UPPER}) if instruction_id == LOWER else frozenset()  # one-sided on purpose
+
+
+def _row(name: str, content: str, *, answer: str = "Yes.") -> Row:
+    messages = ({"role": "user", "content": content}, {"role": "assistant", "content": answer})
+    return Row(name, name.split("/")[0], Origin("f.jsonl", 1), messages)
+
+
+def _verify(check: Check, text: str) -> Outcome:
+    return get_verifier(check.verifier).judge(text, check.ground_truth, "reward").outcome
+
+
+def _prompt(*ids: str, id: str = "p") -> PreferencePrompt:
+    added = tuple(AddedConstraint(one, {}, TEXTS[one]) for one in ids)
+    return PreferencePrompt(id, ({"role": "user", "content": "Name two fruits."},), "toy", "constrained", added)
+
+
+SFT = [_row(f"sft/{index}", f"Question number {index}?") for index in range(30)]
+OTHER = [_row(f"other/{index}", f"Another question {index}?") for index in range(10)]
+
+
+def test_kinds_do_not_overlap_and_what_is_missing_is_counted():
+    others = [*OTHER, _row("other/seen", "question  number 3"), _row("other/twice", "Another question 5")]
+    settings = PromptSelectionSettings(reused=8, unused=50, constrained=5, seed=3)
+    selection = select_prompts(SFT, others, settings, constraints=_Constraints())
+    by_kind = {kind: [p for p in selection.prompts if p.kind == kind] for kind in ("reused", "unused", "constrained")}
+    assert {kind: len(prompts) for kind, prompts in by_kind.items()} == {"reused": 8, "unused": 10, "constrained": 5}
+    bases = {prompt.id.removesuffix("+constraints") for prompt in by_kind["constrained"]}
+    assert bases.isdisjoint(prompt.id for prompt in by_kind["reused"])
+    assert {prompt.id for prompt in by_kind["unused"]} == {f"other/{index}" for index in range(10)}
+    assert selection.counts == {
+        "reused": 8, "unused": 10, "constrained": 5, "short_of/reused": 0, "short_of/unused": 40,
+        "short_of/constrained": 0, "in_sft": 1, "repeated": 1,
+    }  # fmt: skip
+
+
+def test_selection_is_a_draw_by_seed_that_ignores_the_order_of_rows():
+    def ids(rows: list[Row], **changes) -> list[str]:
+        settings = PromptSelectionSettings(**{"reused": 10, "seed": 0, **changes})
+        return [prompt.id for prompt in select_prompts(rows, [], settings).prompts]
+
+    assert ids(SFT) == ids(SFT[::-1])
+    assert ids(SFT, reused=15)[:10] == ids(SFT)
+    assert ids(SFT, seed=1) != ids(SFT)
+    assert sorted(ids(SFT)) != [f"sft/{index}" for index in range(10)]
+
+
+def test_the_prompt_is_what_precedes_the_last_answer():
+    turns = [("user", "Hi."), ("assistant", "Hello."), ("user", "A fruit?"), ("assistant", "Plum.")]
+    messages = tuple({"role": role, "content": content} for role, content in turns)
+    rows = [
+        Row("a/0", "a", Origin("f", 1), messages),
+        Row("a/1", "a", Origin("f", 2), text="plain"),
+        Row("a/2", "a", Origin("f", 3), messages[:2], checks=(Check("gsm8k", "2"),)),
+    ]
+    selection = select_prompts(rows, [], PromptSelectionSettings(reused=5))
+    by_id = {prompt.id: prompt for prompt in selection.prompts}
+    assert [message["content"] for message in by_id["a/0"].messages] == ["Hi.", "Hello.", "A fruit?"]
+    assert by_id["a/2"].checks == (Check("gsm8k", "2"),)
+    assert selection.counts["no_user_turn"] == 1
+    with pytest.raises(DataError, match="need constraints"):
+        select_prompts(rows, [], PromptSelectionSettings(constrained=1))
+
+
+def test_added_constraints_do_not_conflict_and_are_said_and_checked():
+    base = PreferencePrompt("b", ({"role": "user", "content": "Name a fruit. "},), "toy", "reused")
+    sizes = set()
+    for number in range(200):
+        prompt = add_constraints(base, _Constraints(), max_constraints=4, seed=number)
+        ids = [constraint.instruction_id for constraint in prompt.constraints]
+        sizes.add(len(ids))
+        assert len(set(ids)) == len(ids)
+        assert not {LOWER, UPPER} <= set(ids)
+        said = " ".join(constraint.text for constraint in prompt.constraints)
+        assert prompt.messages == ({"role": "user", "content": f"Name a fruit. {said}"},)
+        (check,) = prompt.checks
+        get_verifier("ifeval").check_ground_truth(check.ground_truth)
+        assert check.ground_truth["instruction_id_list"] == ids
+    assert sizes == {1, 2, 3}, "of four constraints two conflict"
+    assert add_constraints(base, _Constraints(), max_constraints=2, seed=1) == add_constraints(
+        base, _Constraints(), max_constraints=2, seed=1
+    )
+
+
+def test_relaxing_takes_one_constraint_away():
+    prompt = _prompt(COMMA, LOWER)
+    relaxed = {relax(prompt, seed=seed).messages[0]["content"] for seed in range(20)}
+    assert relaxed == {"Name two fruits. Use no commas.", "Name two fruits. Use lower case."}
+    assert relax(_prompt(COMMA), seed=0).messages == ({"role": "user", "content": "Name two fruits."},)
+    assert relax(prompt, seed=0).id == "p+relaxed"
+    with pytest.raises(ValueError, match="no constraint"):
+        relax(_prompt(), seed=0)
+
+
+def test_if_augmented_pairs_are_kept_only_where_the_chosen_one_is_verified():
+    def pair(id: str, chosen: str, *ids: str) -> PreferencePair:
+        sides = [Response(id, "m", sample, text) for sample, text in enumerate((chosen, "plum, pear"))]
+        return PreferencePair(_prompt(*ids, id=id), sides[0], sides[1], 5.0, 1.0, "judge")
+
+    pairs = [
+        pair("right", "plum and pear", COMMA, LOWER),
+        pair("half", "Plum and pear", COMMA, LOWER),
+        pair("wrong", "plum, pear", COMMA),
+        pair("free", "Plum, pear"),
+        pair("hangs", "plum and pear", COMMA),
+    ]
+
+    def verify(check: Check, text: str) -> Outcome:
+        return _verify(check, text)
+
+    kept, counts = keep_verified(pairs[:4], verify)
+    assert [one.prompt.id for one in kept] == ["right", "free"]
+    assert counts == {"unconstrained": 1, "verified": 1, "broken": 2, "masked": 0}
+    kept, counts = keep_verified(pairs[4:], lambda check, text: "timeout")
+    assert (kept, counts["masked"]) == ([], 1)
+
+
+def test_persona_if_pairs_prefer_the_answer_to_the_whole_prompt():
+    prompts = [
+        _prompt(COMMA, id="good"),
+        _prompt(COMMA, id="lucky"),
+        _prompt(COMMA, id="unable"),
+        _prompt(COMMA, id="x"),
+    ]
+
+    def answers(id: str, *texts: str) -> list[Response]:
+        return [Response(id, "m", sample, text) for sample, text in enumerate(texts)]
+
+    responses = {
+        "good": answers("good", "Plum, pear.", "Plum and pear."),
+        "lucky": answers("lucky", "Plum and pear."),
+        "unable": answers("unable", "Plum, pear."),
+    }
+    relaxed = {
+        "good": answers("good", "Apples and pears.", "Apples, pears."),
+        "lucky": answers("lucky", "Apples and pears."),
+        "unable": answers("unable", "Apples, pears."),
+    }
+    pairs, counts = relaxed_pairs(prompts, responses, relaxed, _verify, seed=0)
+    assert [(p.prompt.id, p.chosen.text, p.rejected.text) for p in pairs] == [
+        ("good", "Plum and pear.", "Apples, pears.")
+    ]
+    assert counts == {"pairs": 1, "no_right": 2, "no_wrong": 1, "masked": 0}
+    pairs, counts = relaxed_pairs(prompts[:1], responses, relaxed, lambda check, text: "error", seed=0)
+    assert (pairs, counts["masked"]) == ([], 4)
+    with pytest.raises(ValueError, match="no constraint"):
+        relaxed_pairs([_prompt()], {}, {}, _verify, seed=0)
+
+
+def test_a_written_pair_is_read_back_with_margin_and_checks():
+    sides = [Response("p", model, 0, f"{model} says") for model in ("good", "bad")]
+    pair = PreferencePair(_prompt(COMMA), sides[0], sides[1], 4.5, 2.0, "judge")
+    (row,) = rows_of(pair.to_json(), source="s", ordinal=0, origin=Origin("pairs.jsonl", 1))
+    assert (row.kind, row.margin) == ("pair", 2.5)
+    assert row.messages == pair.prompt.messages
+    assert (row.chosen[0]["content"], row.rejected[0]["content"]) == ("good says", "bad says")
+    assert row.checks == pair.prompt.checks
