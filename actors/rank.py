@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import ray
 
+from actors.shards import ShardReference
 from rlsys.recipe.learner import LearnerSettings
 from rlsys.recipe.model import ModelSettings
 
@@ -122,10 +123,16 @@ class Rank:
 
 
 def fetch(entries: Sequence[Any] | None, num: int) -> list[Any]:
-    """The values behind ObjectRefs (or the values themselves), `num` times None where there are no entries."""
+    """The values behind ObjectRefs and shard references (or the values themselves), `num` times None where there are no entries."""
     if entries is None:
         return [None] * num
-    return [ray.get(entry) if isinstance(entry, ray.ObjectRef) else entry for entry in entries]
+    return [_value(entry) for entry in entries]
+
+
+def _value(entry: Any) -> Any:
+    if isinstance(entry, ShardReference):
+        return entry.fetch()
+    return ray.get(entry) if isinstance(entry, ray.ObjectRef) else entry
 
 
 def publish(results: Sequence[Any]) -> list[ray.ObjectRef]:

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 
 from rlsys.recipe.verifiers import VerifierSettings
 from rlsys.types import Experience, GroupSummary, Prompt, Rollout, Verdict
+from rlsys.verifiers.judgement import VerifyMode
 from rlsys.verifiers.latency import stats_metrics
 from rlsys.verifiers.pool import VerifierPool, VerifyRequest
 from rlsys.verifiers.reward import response_reward
@@ -44,6 +45,7 @@ class Verifying:
         groups: Sequence[Sequence[Rollout]],
         *,
         reward_model_scores: Sequence[Sequence[float]] | None = None,
+        mode: VerifyMode | None = None,
     ) -> tuple[list[GroupSummary], list[list[Experience]]]:
         """Runs all checks of each prompt on each of its samples.
 
@@ -52,12 +54,13 @@ class Verifying:
             groups: `[prompt][sample]`.
             reward_model_scores: `[prompt][sample]`, added to the verified reward; the reward itself for prompts
                 without checks.
+            mode: in place of the settings' own, for evaluation.
 
         Raises:
             ValueError: prompts, groups and scores do not belong together.
         """
         requests = [
-            VerifyRequest(check.verifier, check.ground_truth, response, self._settings.mode)
+            VerifyRequest(check.verifier, check.ground_truth, response, mode or self._settings.mode)
             for prompt, group in zip(prompts, groups, strict=True)
             for response in map(self.response_text, group)
             for check in prompt.checks
@@ -133,9 +136,10 @@ class VerifierWorker:
         prompts: list[Prompt],
         groups: list[list[Rollout]],
         reward_model_scores: list[list[float]] | None = None,
+        mode: VerifyMode | None = None,
     ) -> tuple[list[GroupSummary], list[list[Experience]]]:
         """Two returns, so that the driver fetches the summaries and passes the experiences on by reference."""
-        return self._verifying.verify(prompts, groups, reward_model_scores=reward_model_scores)
+        return self._verifying.verify(prompts, groups, reward_model_scores=reward_model_scores, mode=mode)
 
     def stats(self) -> dict[str, float]:
         """Metrics since the last call."""
