@@ -4,7 +4,24 @@ Two modes: `eval` is equal to the published reference, `reward` is what a policy
 describe themselves and draw their arguments, so that prompts with added constraints are made of what can be verified.
 """
 
-from rlsys.verifiers.ifeval.ground_truth import check_ifeval_ground_truth, parse_ground_truth
+from rlsys.verifiers.ifeval.conflicts import conflicts
+from rlsys.verifiers.ifeval.ground_truth import check_ifeval_ground_truth
+from rlsys.verifiers.ifeval.prompts import (
+    ConstrainedPrompt,
+    add_constraints,
+    describe,
+    instruction_ids,
+    sample_kwargs,
+)
 from rlsys.verifiers.ifeval.verify import verify_ifeval
 
-__all__ = ["check_ifeval_ground_truth", "parse_ground_truth", "verify_ifeval"]
+__all__ = [
+    "ConstrainedPrompt",
+    "add_constraints",
+    "check_ifeval_ground_truth",
+    "conflicts",
+    "describe",
+    "instruction_ids",
+    "sample_kwargs",
+    "verify_ifeval",
+]

@@ -1,6 +1,6 @@
 """The kinds of argument a constraint takes: what is accepted when a data set loads, and what is refused."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -24,12 +24,20 @@ def holds(count: int, relation: Relation, threshold: int) -> bool:
     return count < threshold if relation == "less than" else count <= threshold
 
 
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """A kind of argument: `parse` returns the value in its one form, or raises ValueError saying what is expected."""
+    """A kind of argument."""
 
     expected: str
+    """What a valid value is, in words."""
     parse: Callable[[Any], Any]
+    """Returns the value in its one form; raises ValueError for an invalid one."""
+    show: Callable[[Any], str] = _shown
+    """A parsed value as an instruction's text has it."""
 
 
 def count(minimum: int = 1, maximum: int = 100_000) -> Argument:
@@ -45,16 +53,16 @@ def count(minimum: int = 1, maximum: int = 100_000) -> Argument:
     return Argument(expected, parse)
 
 
-def choice(*options: str) -> Argument:
-    """One of a few strings."""
+def choice(options: Mapping[str, str]) -> Argument:
+    """One of a few strings, each with the words it is shown in."""
     expected = "one of " + ", ".join(repr(option) for option in options)
 
     def parse(value: Any) -> str:
-        if value not in options:
+        if not isinstance(value, str) or value not in options:
             raise ValueError(expected)
         return value
 
-    return Argument(expected, parse)
+    return Argument(expected, parse, options.__getitem__)
 
 
 def text(maximum: int = MAX_TEXT_LENGTH) -> Argument:
@@ -118,4 +126,4 @@ def character() -> Argument:
     return Argument(expected, parse)
 
 
-RELATION = choice(*RELATIONS)
+RELATION = choice({relation: relation for relation in RELATIONS})

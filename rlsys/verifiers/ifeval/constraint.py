@@ -57,11 +57,5 @@ class Constraint:
         return says_something(response) and check(response, **arguments) and self.demand(response, **arguments)
 
     def describe(self, arguments: Mapping[str, Any]) -> str:
-        """The instruction text with its arguments filled in."""
-        return self.instruction.format(**{name: _shown(value) for name, value in arguments.items()})
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(str(item) for item in value)
-    return str(value)
+        """The instruction text with parsed arguments filled in."""
+        return self.instruction.format(**{name: self.arguments[name].show(value) for name, value in arguments.items()})

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from rlsys.errors import VerifierError
 from rlsys.verifiers.ifeval.constraint import Constraint
-from rlsys.verifiers.ifeval.table import constraints
+from rlsys.verifiers.ifeval.table import constraints, refused_ids
 
 Scoring: TypeAlias = Literal["binary", "fractional"]
 """`binary`: 1 when every instruction is followed, else 0. `fractional`: the share of instructions followed."""
@@ -110,7 +110,8 @@ def _parse(ground_truth: Mapping[str, Any], faults: list[str]) -> GroundTruth:
 def _parse_instruction(id: Any, given: Any, faults: list[str]) -> Instruction | None:
     constraint = constraints().get(id) if isinstance(id, str) else None
     if constraint is None:
-        faults.append(f"unknown instruction id {id!r}")
+        reason = refused_ids().get(id) if isinstance(id, str) else None
+        faults.append(f"unknown instruction id {id!r}" if reason is None else f"{id} is not verified: {reason}")
         return None
     if given is not None and not isinstance(given, Mapping):
         faults.append(f"{id}: its arguments must be an object, got {given!r}")

@@ -63,7 +63,7 @@ CONSTRAINTS = (
         "Your entire response should be in {language}; no other language is allowed.",
         response_language,
         response_in_language,
-        {"language": choice(*LANGUAGES)},
+        {"language": choice(LANGUAGES)},
         _sample,
     ),
 )

@@ -44,6 +44,13 @@ def constraints() -> Mapping[str, Constraint]:
     return MappingProxyType({constraint.id: constraint for constraint in (*IFEVAL, *TRAINING, *IFBENCH)})
 
 
+def refused_ids() -> Mapping[str, str]:
+    """Ids that upstream has but that are not checked, each with the reason."""
+    from rlsys.verifiers.ifbench.table import REFUSED
+
+    return REFUSED
+
+
 def find_constraint(id: str) -> Constraint:
     """The constraint of an id.
 
