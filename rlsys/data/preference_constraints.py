@@ -3,60 +3,46 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from random import Random
-from typing import Any, Protocol, TypeAlias
+from typing import TypeAlias
 
 from rlsys.data.preference_pairs import seeded_random
 from rlsys.data.preference_records import AddedConstraint, PreferencePair, PreferencePrompt, Response
 from rlsys.types import MASKED_OUTCOMES, Check, Outcome
+from rlsys.verifiers.ifeval import conflicts, describe, sample_kwargs
+from rlsys.verifiers.ifeval.table import IFEVAL
 
 Verify: TypeAlias = Callable[[Check, str], Outcome]
 """What a verifier says of a response: `get_verifier` in this process, or a pool of processes."""
 
 
-class ConstraintSource(Protocol):
-    """Where verifiable instructions come from."""
-
-    def instruction_ids(self) -> Sequence[str]:
-        """All that may be added, in a fixed order."""
-        ...
-
-    def sample(self, instruction_id: str, rng: Random, prompt: str) -> dict[str, Any]:
-        """Arguments that fit the request."""
-        ...
-
-    def describe(self, instruction_id: str, arguments: Mapping[str, Any]) -> str:
-        """What the model is told."""
-        ...
-
-    def conflicts(self, instruction_id: str) -> frozenset[str]:
-        """Ids that cannot be asked for together with this one."""
-        ...
-
-
 def add_constraints(
-    prompt: PreferencePrompt, source: ConstraintSource, *, max_constraints: int, seed: int
+    prompt: PreferencePrompt, *, max_constraints: int, seed: int, among: Sequence[str] = ()
 ) -> PreferencePrompt:
     """The prompt with 1 to `max_constraints` constraints that do not conflict, under the id `<id>+constraints`.
 
     Which ones depends on (seed, prompt id) alone. Fewer are added where everything else conflicts.
+
+    Args:
+        prompt: without constraints.
+        max_constraints: at least 1.
+        seed: of the draw.
+        among: ids of `rlsys.verifiers.ifeval.instruction_ids()`; IFEval's own 25 unless given.
+
+    Raises:
+        VerifierError: an id is unknown.
     """
     rng = seeded_random(seed, "constraints", prompt.id)
     wanted = rng.randint(1, max_constraints)
-    ids = list(source.instruction_ids())
+    ids = list(among) or [constraint.id for constraint in IFEVAL]
     rng.shuffle(ids)
-    text = prompt.request[-1]["content"]
+    request = prompt.request[-1]["content"]
     added: list[AddedConstraint] = []
-    for instruction_id in ids:
+    for id in ids:
         if len(added) == wanted:
             break
-        earlier = [constraint.instruction_id for constraint in added]
-        if source.conflicts(instruction_id).intersection(earlier) or any(
-            instruction_id in source.conflicts(other) for other in earlier
-        ):
-            continue
-        arguments = source.sample(instruction_id, rng, text)
-        added.append(AddedConstraint(instruction_id, arguments, source.describe(instruction_id, arguments)))
+        if conflicts(id).isdisjoint(constraint.instruction_id for constraint in added):
+            arguments = sample_kwargs(id, rng, prompt=request)
+            added.append(AddedConstraint(id, arguments, describe(id, arguments)))
     return replace(prompt, id=f"{prompt.id}+constraints", kind="constrained", constraints=tuple(added))
 
 

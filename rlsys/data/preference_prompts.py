@@ -5,11 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rlsys.data.decontamination_text import exact_key
-from rlsys.data.preference_constraints import ConstraintSource, add_constraints
+from rlsys.data.preference_constraints import add_constraints
 from rlsys.data.preference_pairs import seeded_random
 from rlsys.data.preference_records import PreferencePrompt, PromptKind
 from rlsys.data.row import Row
-from rlsys.errors import DataError
 from rlsys.recipe.preferences import PromptSelectionSettings
 
 
@@ -27,8 +26,6 @@ def select_prompts(
     sft_rows: Iterable[Row],
     other_rows: Iterable[Row],
     settings: PromptSelectionSettings,
-    *,
-    constraints: ConstraintSource | None = None,
 ) -> PromptSelection:
     """Draws prompts without repetition; two prompts are the same if their texts are, layout and case aside.
 
@@ -39,13 +36,10 @@ def select_prompts(
         sft_rows: what the SFT model was trained on.
         other_rows: where unused prompts come from; those in `sft_rows` are left out.
         settings: how many of each kind.
-        constraints: needed for constrained prompts.
 
     Raises:
-        DataError: constrained prompts are wanted without constraints to add.
+        VerifierError: the settings name an unknown constraint.
     """
-    if settings.constrained and constraints is None:
-        raise DataError("constrained prompts need constraints to add", fix="give a ConstraintSource")
     counts: Counter[str] = Counter()
     sft = _prompts(sft_rows, "reused", taken=set(), counts=counts, reason="repeated")
     others = _prompts(other_rows, "unused", taken={key for key, _ in sft}, counts=counts, reason="in_sft")
@@ -54,9 +48,10 @@ def select_prompts(
     bases = drawn_sft[settings.reused : settings.reused + settings.constrained]
     unused = _shuffled([prompt for _, prompt in others], settings.seed)[: settings.unused]
     constrained = [
-        add_constraints(prompt, constraints, max_constraints=settings.max_constraints, seed=settings.seed)
+        add_constraints(
+            prompt, max_constraints=settings.max_constraints, seed=settings.seed, among=settings.constraint_ids
+        )
         for prompt in bases
-        if constraints is not None
     ]
     wanted = {"reused": settings.reused, "unused": settings.unused, "constrained": settings.constrained}
     for kind, prompts in (("reused", reused), ("unused", unused), ("constrained", constrained)):

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from rlsys.recipe.data import Names
 from rlsys.recipe.section import Section
 
 AspectName: TypeAlias = Literal["helpfulness", "instruction_following", "honesty", "truthfulness"]
@@ -80,6 +81,8 @@ class PromptSelectionSettings(Section):
     """Drawn from the SFT prompts that are not reused, with verifiable constraints added."""
     max_constraints: PositiveInt = 3
     """A constrained prompt has 1 to this many."""
+    constraint_ids: Names = ()
+    """Which ones are added, by the ids of `rlsys.verifiers.ifeval.instruction_ids()`; IFEval's 25 unless given."""
     seed: int = 0
 
 

@@ -1,8 +1,6 @@
 """Prompt selection, and pairs about instructions that really are verified, with the real IFEval verifier."""
 
-from collections.abc import Mapping
-from random import Random
-from typing import Any
+from itertools import combinations
 
 import pytest
 
@@ -11,29 +9,15 @@ from rlsys.data.preference_constraints import add_constraints, keep_verified, re
 from rlsys.data.preference_prompts import select_prompts
 from rlsys.data.preference_records import AddedConstraint, PreferencePair, PreferencePrompt, Response
 from rlsys.data.row import Origin, Row
-from rlsys.errors import DataError
+from rlsys.errors import VerifierError
 from rlsys.recipe.preferences import PromptSelectionSettings
 from rlsys.types import Check, Outcome
+from rlsys.verifiers.ifeval import conflicts
+from rlsys.verifiers.ifeval.table import IFEVAL
 from rlsys.verifiers.registry import get_verifier
 
-COMMA, LOWER, UPPER, END = (
-    "punctuation:no_comma", "change_case:english_lowercase", "change_case:english_capital", "startend:end_checker",
-)  # fmt: skip
-TEXTS = {COMMA: "Use no commas.", LOWER: "Use lower case.", UPPER: "Use capitals.", END: "End with: {end_phrase}"}
-
-
-class _Constraints:
-    def instruction_ids(self) -> list[str]:
-        return list(TEXTS)
-
-    def sample(self, instruction_id: str, rng: Random, prompt: str) -> dict[str, Any]:
-        return {"end_phrase": rng.choice(("That is all.", "The end."))} if instruction_id == END else {}
-
-    def describe(self, instruction_id: str, arguments: Mapping[str, Any]) -> str:
-        return TEXTS[instruction_id].format(**arguments)
-
-    def conflicts(self, instruction_id: str) -> frozenset[str]:
-        return frozenset({UPPER}) if instruction_id == LOWER else frozenset()  # one-sided on purpose
+COMMA, LOWER, UPPER = "punctuation:no_comma", "change_case:english_lowercase", "change_case:english_capital"
+TEXTS = {COMMA: "Use no commas.", LOWER: "Use lower case.", UPPER: "Use capitals."}
 
 
 def _row(name: str, content: str, *, answer: str = "Yes.") -> Row:
@@ -56,8 +40,8 @@ OTHER = [_row(f"other/{index}", f"Another question {index}?") for index in range
 
 def test_kinds_do_not_overlap_and_what_is_missing_is_counted():
     others = [*OTHER, _row("other/seen", "question  number 3"), _row("other/twice", "Another question 5")]
-    settings = PromptSelectionSettings(reused=8, unused=50, constrained=5, seed=3)
-    selection = select_prompts(SFT, others, settings, constraints=_Constraints())
+    settings = PromptSelectionSettings(reused=8, unused=50, constrained=5, seed=3, constraint_ids=(COMMA, LOWER))
+    selection = select_prompts(SFT, others, settings)
     by_kind = {kind: [p for p in selection.prompts if p.kind == kind] for kind in ("reused", "unused", "constrained")}
     assert {kind: len(prompts) for kind, prompts in by_kind.items()} == {"reused": 8, "unused": 10, "constrained": 5}
     bases = {prompt.id.removesuffix("+constraints") for prompt in by_kind["constrained"]}
@@ -93,28 +77,34 @@ def test_the_prompt_is_what_precedes_the_last_answer():
     assert [message["content"] for message in by_id["a/0"].messages] == ["Hi.", "Hello.", "A fruit?"]
     assert by_id["a/2"].checks == (Check("gsm8k", "2"),)
     assert selection.counts["no_user_turn"] == 1
-    with pytest.raises(DataError, match="need constraints"):
-        select_prompts(rows, [], PromptSelectionSettings(constrained=1))
 
 
 def test_added_constraints_do_not_conflict_and_are_said_and_checked():
     base = PreferencePrompt("b", ({"role": "user", "content": "Name a fruit. "},), "toy", "reused")
-    sizes = set()
-    for number in range(200):
-        prompt = add_constraints(base, _Constraints(), max_constraints=4, seed=number)
+    sizes, all_ids = set(), set()
+    for seed in range(300):
+        prompt = add_constraints(base, max_constraints=4, seed=seed)
         ids = [constraint.instruction_id for constraint in prompt.constraints]
         sizes.add(len(ids))
-        assert len(set(ids)) == len(ids)
-        assert not {LOWER, UPPER} <= set(ids)
+        all_ids.update(ids)
+        assert not any(one in conflicts(other) for one, other in combinations(ids, 2))
         said = " ".join(constraint.text for constraint in prompt.constraints)
         assert prompt.messages == ({"role": "user", "content": f"Name a fruit. {said}"},)
         (check,) = prompt.checks
         get_verifier("ifeval").check_ground_truth(check.ground_truth)
         assert check.ground_truth["instruction_id_list"] == ids
-    assert sizes == {1, 2, 3}, "of four constraints two conflict"
-    assert add_constraints(base, _Constraints(), max_constraints=2, seed=1) == add_constraints(
-        base, _Constraints(), max_constraints=2, seed=1
-    )
+    assert sizes == {1, 2, 3, 4}
+    assert all_ids == {constraint.id for constraint in IFEVAL}
+    assert add_constraints(base, max_constraints=2, seed=1) == add_constraints(base, max_constraints=2, seed=1)
+
+
+def test_constraints_are_added_only_among_the_ids_given_and_as_far_as_they_agree():
+    base = PreferencePrompt("b", ({"role": "user", "content": "Name a fruit."},), "toy", "reused")
+    prompts = [add_constraints(base, max_constraints=3, seed=seed, among=(LOWER, UPPER, COMMA)) for seed in range(50)]
+    found = {frozenset(constraint.instruction_id for constraint in prompt.constraints) for prompt in prompts}
+    assert found == {frozenset(ids) for ids in ({LOWER}, {UPPER}, {COMMA}, {LOWER, COMMA}, {UPPER, COMMA})}
+    with pytest.raises(VerifierError, match="unknown instruction id"):
+        add_constraints(base, max_constraints=1, seed=0, among=("no:such",))
 
 
 def test_relaxing_takes_one_constraint_away():
@@ -140,10 +130,7 @@ def test_if_augmented_pairs_are_kept_only_where_the_chosen_one_is_verified():
         pair("hangs", "plum and pear", COMMA),
     ]
 
-    def verify(check: Check, text: str) -> Outcome:
-        return _verify(check, text)
-
-    kept, counts = keep_verified(pairs[:4], verify)
+    kept, counts = keep_verified(pairs[:4], _verify)
     assert [one.prompt.id for one in kept] == ["right", "free"]
     assert counts == {"unconstrained": 1, "verified": 1, "broken": 2, "masked": 0}
     kept, counts = keep_verified(pairs[4:], lambda check, text: "timeout")
