@@ -15,6 +15,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import distributed as dist
@@ -89,7 +90,7 @@ class HeaderStore:
 
     def put(self, transfer: int, index: int, header: dict | None) -> None:
         """Publishes header `index`; None says that there is no more."""
-        self.store.set(f"{transfer}/{index}", json.dumps(header))
+        self.put_value(f"{transfer}/{index}", header)
         self._counts[transfer] = index + 1
 
     def get(self, transfer: int, index: int) -> dict | None:
@@ -98,15 +99,32 @@ class HeaderStore:
         Raises:
             WeightTransferError: the sender is gone, or did not send it in time.
         """
-        key = f"{transfer}/{index}"
+        return self.get_value(f"{transfer}/{index}")
+
+    def put_value(self, key: str, value: Any) -> None:
+        """Publishes a JSON value of either side."""
+        self.store.set(key, json.dumps(value))
+
+    def get_value(self, key: str) -> Any:
+        """Waits for a value of the other side.
+
+        Raises:
+            WeightTransferError: the other side is gone, or did not publish it in time.
+        """
         try:
             self.store.wait([key], self.timeout)
             return json.loads(self.store.get(key))
         except RuntimeError as error:
             raise WeightTransferError(
-                f"the sender did not announce bucket {index} of transfer {transfer}: {first_line(error)}",
-                fix="see the learner's log; the next publication builds a new group",
+                f"the other side of a weight transfer did not say {key!r}: {first_line(error)}",
+                fix="see whether learner and rollout workers are alive; the next publication builds a new group",
             ) from error
+
+    def take_value(self, key: str) -> Any:
+        """As `get_value`, and forgets it."""
+        value = self.get_value(key)
+        self.store.delete_key(key)
+        return value
 
     def forget_before(self, transfer: int) -> None:
         """Deletes the headers of earlier transfers, which are over, so that the store does not grow."""

@@ -25,6 +25,7 @@ from rlsys.weights.channel import (
     pack,
 )
 from rlsys.weights.digest import DigestName, TensorDigest, digest_tensor
+from rlsys.weights.gpu_transports import IpcTransport, NcclTransport
 
 TransferBackend: TypeAlias = Literal["gloo", "nccl", "ipc"]
 
@@ -161,4 +162,8 @@ class GlooTransport:
         self._group.abort()
 
 
-TRANSPORTS: dict[TransferBackend, Callable[[HeaderStore, Rendezvous], Transport]] = {"gloo": GlooTransport}
+TRANSPORTS: dict[TransferBackend, Callable[[HeaderStore, Rendezvous], Transport]] = {
+    "gloo": GlooTransport,
+    "nccl": NcclTransport,
+    "ipc": IpcTransport,
+}
