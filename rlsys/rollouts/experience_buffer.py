@@ -72,14 +72,15 @@ def balance(lengths: Sequence[int], num_shards: int) -> list[list[int]]:
     """Assigns whole groups to shards: counts differ by at most one, token counts are as even as that allows.
 
     The differencing method of Karmarkar and Karp (1982) on tuples of `num_shards` groups, which keeps the counts equal
-    (Michiels et al., Performance ratios of the differencing method, 2004). Deterministic.
+    (Michiels et al., Performance ratios of the differencing method, 2004), then swaps between the heaviest and the
+    lightest shard. Deterministic.
 
     Args:
         lengths: tokens of each group.
         num_shards: learner ranks, at least 1.
 
     Returns:
-        For each shard, ascending indices into `lengths`; the heaviest shard first.
+        For each shard, ascending indices into `lengths`.
 
     >>> balance([8, 7, 6, 5, 4, 2], 2)
     [[1, 3, 4], [0, 2, 5]]
@@ -102,4 +103,22 @@ def balance(lengths: Sequence[int], num_shards: int) -> list[list[int]]:
         merged = [(a + b, left + right) for (a, left), (b, right) in zip(wide, reversed(narrow), strict=True)]
         merged.sort(key=lambda shard: (-shard[0], shard[1]))
         heapq.heappush(heap, (merged[-1][0] - merged[0][0], min(first_start, second_start), merged))
-    return [sorted(indices) for _, indices in heap[0][2]]
+    shards = [indices for _, indices in heap[0][2]]
+    _swap_while_it_helps(lengths, shards)
+    return [sorted(indices) for indices in shards]
+
+
+def _swap_while_it_helps(lengths: Sequence[int], shards: list[list[int]]) -> None:
+    """Exchanges the pair of groups that best evens out the heaviest and the lightest shard, again and again."""
+    loads = [sum(lengths[index] for index in indices) for indices in shards]
+    for _ in range(len(lengths)):
+        heavy = max(range(len(shards)), key=lambda shard: (loads[shard], -shard))
+        light = min(range(len(shards)), key=lambda shard: (loads[shard], shard))
+        gap = loads[heavy] - loads[light]
+        pairs = ((abs(gap - 2 * (lengths[a] - lengths[b])), a, b) for a in shards[heavy] for b in shards[light])
+        gap_after, a, b = min(pairs, default=(gap, -1, -1))
+        if gap_after >= gap:
+            return
+        shards[heavy][shards[heavy].index(a)], shards[light][shards[light].index(b)] = b, a
+        loads[heavy] -= lengths[a] - lengths[b]
+        loads[light] += lengths[a] - lengths[b]

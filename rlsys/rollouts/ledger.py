@@ -33,24 +33,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlsys.errors import LedgerError
-from rlsys.rollouts.ledger_records import Batch, End, EndKind, LedgerSettings
+from rlsys.rollouts.ledger_records import COUNTERS, Batch, End, EndKind, LedgerSettings
 from rlsys.rollouts.staleness import free_places, oldest_trainable
 from rlsys.types import PolicyVersion
 
 STATE_FORMAT = 1
-COUNTERS = (
-    "admitted",  # groups started, reissued ones included
-    "reissued",  # groups started again
-    "finished",  # groups sampled, verified and accepted
-    "late",  # reports about a group that was no longer running, ignored
-    "failed",  # groups lost with their worker, or taken from one that was too slow
-    "over_age_dropped",  # finished groups too old for the next batch
-    "over_age_masked",  # groups trained on with their oldest tokens masked
-    "filtered",  # the four ends, in groups
-    "masked",
-    "expired",
-    "trained",
-)
 
 
 @dataclass(slots=True)
@@ -92,7 +79,9 @@ class Ledger:
         self._running: dict[int, _Group] = {}
         self._buffered: dict[int, _Group] = {}
         self._in_batch: dict[int, _Group] = {}
-        self._batch: Batch | None = None
+        self._batch: Batch | None = None  # the one that is out
+        self._buffer_age: PolicyVersion = 0
+        """No buffered group is older: what makes asking for drops after every event cheap."""
         self._dropped: list[int] = []
         self._ends: list[tuple[int, End]] = []
 
@@ -190,19 +179,16 @@ class Ledger:
         group = self._running.pop(ordinal)
         group.oldest_version, group.newest_version = oldest_version, newest_version
         self._buffered[ordinal] = group
+        self._buffer_age = min(self._buffer_age, self._age(group))
         self.counters["finished"] += 1
         return True
 
     def filtered(self, ordinal: int, reason: str) -> bool:
-        """The group, running or buffered, teaches nothing (say, all rewards equal): its place is refilled at once.
-
-        Returns:
-            False for a late report, which changes nothing.
-        """
+        """The group, running or buffered, teaches nothing: its place is refilled at once. False for a late report."""
         return self._leave(ordinal, "filtered", reason)
 
     def masked(self, ordinal: int, reason: str) -> bool:
-        """As `filtered`, for a group whose verification failed throughout."""
+        """As `filtered`, for a group whose every verdict failed."""
         return self._leave(ordinal, "masked", reason)
 
     def failed(self, ordinal: int, reason: str) -> bool:
@@ -273,6 +259,7 @@ class Ledger:
         """
         self._close(batch)
         self._buffered |= self._in_batch
+        self._buffer_age = 0
         self._in_batch = {}
 
     def published(self, version: PolicyVersion) -> None:
@@ -381,13 +368,19 @@ class Ledger:
 
     def _drop_over_age(self) -> None:
         """Takes back what the next batch could not hold: bounds only rise, so neither could any later one."""
-        mask = self.settings.over_age == "mask"
+        if self._buffer_age >= self.min_version:
+            return
         for ordinal in self.buffered:
-            group = self._buffered[ordinal]
-            if (group.newest_version if mask else group.oldest_version) < self.min_version:
+            if self._age(self._buffered[ordinal]) < self.min_version:
                 self.counters["over_age_dropped"] += 1
                 self._dropped.append(ordinal)
                 self._try_again(ordinal)
+        ages = (self._age(group) for group in self._buffered.values())
+        self._buffer_age = min(ages, default=self.num_trained_batches)
+
+    def _age(self, group: _Group) -> PolicyVersion:
+        """The version that must not be too old: masking needs one fresh token, dropping all of them."""
+        return group.newest_version if self.settings.over_age == "mask" else group.oldest_version
 
     def _close(self, batch: Batch) -> None:
         if batch is not self._batch:

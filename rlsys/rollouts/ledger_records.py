@@ -8,6 +8,20 @@ from rlsys.types import PolicyVersion
 OverAge = Literal["drop", "mask"]
 EndKind = Literal["trained", "filtered", "masked", "expired"]
 
+COUNTERS = (
+    "admitted",  # groups started, reissued ones included
+    "reissued",  # groups started again
+    "finished",  # groups sampled, verified and accepted
+    "late",  # reports about a group that was no longer running, ignored
+    "failed",  # groups lost with their worker, or taken from one that was too slow
+    "over_age_dropped",  # finished groups too old for the next batch
+    "over_age_masked",  # groups trained on with their oldest tokens masked
+    "filtered",  # the four ends, in groups
+    "masked",
+    "expired",
+    "trained",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class LedgerSettings:

@@ -2,6 +2,7 @@
 
 from itertools import combinations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,8 +61,14 @@ def test_balance_is_near_the_best_two_way_split_of_equal_counts():
     best = min(
         abs(sum(lengths) - 2 * sum(lengths[i] for i in chosen)) for chosen in combinations(range(len(lengths)), 5)
     )
-    heavy, light = (sum(lengths[i] for i in shard) for shard in balance(lengths, 2))
-    assert best <= heavy - light <= best + 60
+    first, second = (sum(lengths[i] for i in shard) for shard in balance(lengths, 2))
+    assert best <= abs(first - second) <= best + 60
+
+
+def test_balance_is_within_one_percent_at_the_size_of_the_largest_recipe():
+    lengths = [int(n) for n in np.random.default_rng(0).gamma(2.0, 300.0, 1856)]
+    loads = [sum(lengths[i] for i in shard) for shard in balance(lengths, 232)]
+    assert max(loads) < 1.01 * sum(loads) / 232
 
 
 def test_balance_refuses_no_shards():
