@@ -1,6 +1,7 @@
 """Trackers: what a killed, resumed or unlucky run finds in its files."""
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -134,20 +135,24 @@ def read_wandb(folder: Path) -> list[dict[str, float]]:
     return rows
 
 
-def test_wandb_is_offline_when_nobody_is_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR", "WANDB_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    tracker = WandbTracker(tmp_path, project="rlsys", name="test", config={"learner": {"lr": 1e-5}})
-    for step in (1, 2, 2):  # a resumed run repeats a step
-        tracker.log(step, {"reward/mean": step / 4, "verifier/math/correct_frac": 0.5})
-    tracker.close()
-    assert dict(tracker.problems) == {}
+def test_wandb_is_offline_when_nobody_is_logged_in(tmp_path: Path):
+    """In a process of its own: wandb's service may write the last bytes after `finish`, not after the process."""
+    code = (
+        "from rlsys.telemetry.wandb_tracker import WandbTracker\n"
+        "tracker = WandbTracker('.', project='rlsys', name='test', config={'learner': {'lr': 1e-5}})\n"
+        "for step in (1, 2, 2):  # a resumed run repeats a step\n"
+        "    tracker.log(step, {'reward/mean': step / 4, 'verifier/math/correct_frac': 0.5})\n"
+        "tracker.close()\n"
+        "print(dict(tracker.problems), tracker.position()['run_id'])\n"
+    )
+    nobody = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    nobody |= {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=nobody, capture_output=True, text=True, timeout=120, check=True)
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert done.stdout.split() == ["{}", folder.name.split("-")[-1]]
     rows = read_wandb(tmp_path)
     assert rows == [{"step": step, "reward/mean": step / 4, "verifier/math/correct_frac": 0.5} for step in (1, 2, 2)]
-    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
-    assert folder.name.endswith(tracker.position()["run_id"])
 
 
 def test_wandb_failures_are_counted_and_reach_nobody(tmp_path: Path):
