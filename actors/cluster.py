@@ -58,7 +58,9 @@ def uses_gpus(settings: ClusterSettings) -> bool:
     """Whether training runs on GPUs: as the recipe says, or where the cluster has any."""
     has_gpus = ray.cluster_resources().get("GPU", 0.0) > 0
     if settings.device == "gpu" and not has_gpus:
-        raise PlacementError("cluster.device is gpu and the cluster has no GPU", fix="set cluster.device to cpu or auto")
+        raise PlacementError(
+            "cluster.device is gpu and the cluster has no GPU", fix="set cluster.device to cpu or auto"
+        )
     return has_gpus if settings.device == "auto" else settings.device == "gpu"
 
 

@@ -1,8 +1,8 @@
 """Every actor of a run, started once and kept from stage to stage.
 
-    crew = Crew(recipe, plan, engine=EngineSettings(...), tokenizer=folder)
-    crew.start()                      in the background, one kind after another; the first use of a kind waits for it
-    crew.learner, crew.value, crew.reference, crew.workers, crew.verifiers
+crew = Crew(recipe, plan, engine=EngineSettings(...), tokenizer=folder)
+crew.start()                      in the background, one kind after another; the first use of a kind waits for it
+crew.learner, crew.value, crew.reference, crew.workers, crew.verifiers
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import ray
+import ray.exceptions
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -22,6 +23,7 @@ from actors.value_model import ValueModel
 from actors.verifier_worker import VerifierWorker
 from rlsys.errors import ActorError
 from rlsys.recipe.recipe import Recipe
+from rlsys.recipe.stages import verifiers_of
 from rlsys.recipe.verifiers import VerifierSettings
 from rlsys.rollouts.sampling_engine_settings import EngineSettings
 from rlsys.scaling.placement import PlacementPlan
@@ -118,7 +120,9 @@ class Crew:
 
     def _placement(self, kind: str) -> Placement:
         cluster, plan = self._recipe.cluster, self._plan
-        ranks = {"learner": cluster.learner_ranks, "value": cluster.value_ranks, "reference": cluster.reference_ranks}[kind]
+        ranks = {"learner": cluster.learner_ranks, "value": cluster.value_ranks, "reference": cluster.reference_ranks}[
+            kind
+        ]
         indices = tuple(plan.bundle_index(kind, rank) for rank in range(ranks))
         bundle = plan.training[indices[0]]
         return Placement(
@@ -147,7 +151,8 @@ class Crew:
             VerifierWorker.options(num_cpus=bundle.cpus).remote(settings, self._tokenizer)
             for bundle in self._plan.verifier
         ]
-        self._until_ready([verifier.stats.remote() for verifier in verifiers], "verifier workers")
+        checks: list[Any] = [verifier.stats.remote() for verifier in verifiers]  # pyright: ignore
+        self._until_ready(checks, "verifier workers")
         return verifiers
 
     def _until_ready(self, refs: list[Any], what: str) -> None:
@@ -162,5 +167,5 @@ class Crew:
 
 def verifier_settings(recipe: Recipe) -> VerifierSettings:
     """The pool settings of the run: those of its last stage that verifies; evaluation asks for its own mode."""
-    found = [stage.verifiers for stage in recipe.stage if stage.kind in ("preferences", "rlvr", "evaluate")]
+    found = [settings for stage in recipe.stage if (settings := verifiers_of(stage)) is not None]
     return found[-1] if found else VerifierSettings()

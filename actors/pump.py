@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
+import ray.exceptions
 
 from actors.shards import GroupReference
 from rlsys.errors import ActorError, RlsysError

@@ -123,7 +123,7 @@ class Rank:
 
 
 def fetch(entries: Sequence[Any] | None, num: int) -> list[Any]:
-    """The values behind ObjectRefs and shard references (or the values themselves), `num` times None where there are no entries."""
+    """The values behind ObjectRefs and shard references (or the values), `num` times None for no entries."""
     if entries is None:
         return [None] * num
     return [_value(entry) for entry in entries]

@@ -22,7 +22,8 @@ COMMANDS = {
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every command."""
     parser = argparse.ArgumentParser(
-        prog="rlsys", description="Post-training of language models: SFT, preferences, DPO, reward model and RLVR on Ray."
+        prog="rlsys",
+        description="Post-training of language models: SFT, preferences, DPO, reward model and RLVR on Ray.",
     )
     parser.add_argument("--version", action="version", version=f"rlsys {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

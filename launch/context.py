@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray.exceptions
 
 from actors.crew import Crew
 from actors.data_tasks import ModelFolder
@@ -38,7 +39,7 @@ class StageContext:
 
 @dataclass
 class RunContext:
-    """A run that is under way. Topologies take it and a `StageContext`, and leave their outputs in the stage's folder."""
+    """A run that is under way. Topologies take it and a `StageContext`, and leave what they make in its folder."""
 
     recipe: Recipe
     folder: Path
@@ -153,7 +154,7 @@ class RunContext:
         return self._publisher
 
     def bring_policy(self, folder: Path | None) -> None:
-        """Has every engine hold the policy in `folder`: published from the learner's memory, which is filled if need be."""
+        """Has every engine hold the policy in `folder`: published from the learner's memory."""
         if folder is not None and folder == self.engines_hold:
             return
         if folder is None or folder != self.learner_holds:
@@ -168,9 +169,7 @@ class RunContext:
 
     def _any_learner_settings(self) -> LearnerSettings:
         """Of the first stage that trains a policy: weights that are only published need no others."""
-        return next(
-            stage.learner for stage in self.recipe.stage if isinstance(stage, SftStage | DpoStage | RlvrStage)
-        )
+        return next(stage.learner for stage in self.recipe.stage if isinstance(stage, SftStage | DpoStage | RlvrStage))
 
     # --- what is written -----------------------------------------------------------------------------------------
 
@@ -203,7 +202,9 @@ def get(ref: Any, *, timeout_s: float, what: str) -> Any:
     try:
         return ray.get(ref, timeout=timeout_s)
     except ray.exceptions.GetTimeoutError:
-        raise ActorError(f"{what} did not end", value=f"{timeout_s:g} s", fix="raise cluster.operation_timeout_s") from None
+        raise ActorError(
+            f"{what} did not end", value=f"{timeout_s:g} s", fix="raise cluster.operation_timeout_s"
+        ) from None
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, RlsysError):
             raise error.cause from error

@@ -115,20 +115,23 @@ def _gloo() -> str:
     import torch
     from torch import distributed
 
-    store = distributed.TCPStore("127.0.0.1", 0, 1, True, timedelta(seconds=10))
+    store = distributed.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+        "127.0.0.1", 0, 1, True, timedelta(seconds=10)
+    )
     group = distributed.ProcessGroupGloo(store, 0, 1, timedelta(seconds=10))
     ones = torch.ones(2)
-    group.allreduce([ones]).wait(timedelta(seconds=10))
+    group.allreduce([ones]).wait(timedelta(seconds=10))  # pyright: ignore[reportAttributeAccessIssue]
     return f"works (all-reduce gave {ones.tolist()})"
 
 
 def _nccl() -> str:
     import torch
     from torch import distributed
+    from torch.cuda import nccl
 
     if not torch.cuda.is_available() or not distributed.is_nccl_available():
         raise _Missing("not on this machine: weights travel over gloo", needed=False)
-    return ".".join(map(str, torch.cuda.nccl.version()))
+    return ".".join(map(str, nccl.version()))
 
 
 def _wandb() -> str:

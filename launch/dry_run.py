@@ -36,7 +36,7 @@ def _batch_lines(recipe: Recipe, stage: AnyStage) -> list[str]:
         unit = "rows" if stage.kind == "sft" else "pairs"
         return [
             f"effective batch {stage.batch_size} {unit} an optimizer step = {_shares(stage.batch_size, ranks)}",
-            f"micro-batches by tokens: at most {stage.learner.tokens_per_micro_batch} positions a rank and pass; accumulation follows",
+            f"micro-batches of at most {stage.learner.tokens_per_micro_batch} positions a rank; accumulation follows",
             f"epochs {stage.epochs}" + (f", at most {stage.max_steps} optimizer steps" if stage.max_steps else ""),
             _optimizer_line(stage.learner),
         ]
@@ -55,10 +55,10 @@ def _rlvr_lines(stage: RlvrStage, ranks: int) -> list[str]:
     return [
         f"rollout batch {stage.batch_groups} prompts x {stage.samples} = {responses} responses; "
         f"{stage.batches} batches = {stage.batches * responses} episodes",
-        f"{algorithm.epochs_per_batch} passes x {algorithm.minibatches} minibatch(es) of {minibatch} responses = {steps} optimizer "
-        f"steps a batch, {steps * stage.batches} in all; a minibatch is {_shares(minibatch, ranks)}",
+        f"{algorithm.epochs_per_batch} passes x {algorithm.minibatches} minibatch(es) of {minibatch} responses = "
+        f"{steps} optimizer steps a batch, {steps * stage.batches} in all; a minibatch is {_shares(minibatch, ranks)}",
         f"max_staleness {stage.max_staleness}: at most {in_flight} prompts in flight",
-        f"{algorithm.policy_loss} with {algorithm.advantage} advantages, KL in {algorithm.kl_in}, beta {algorithm.kl_beta:g}",
+        f"{algorithm.policy_loss}, {algorithm.advantage} advantages, KL {algorithm.kl_beta:g} in {algorithm.kl_in}",
         _optimizer_line(stage.learner),
     ]
 
@@ -72,5 +72,7 @@ def _shares(count: int, ranks: int) -> str:
 
 def _optimizer_line(learner) -> str:
     schedule = learner.schedule
-    warmup = schedule.warmup_steps if schedule.warmup_steps is not None else f"{schedule.warmup_fraction:g} of the steps"
+    warmup = (
+        schedule.warmup_steps if schedule.warmup_steps is not None else f"{schedule.warmup_fraction:g} of the steps"
+    )
     return f"AdamW lr {learner.lr:g} {schedule.kind}, warm-up {warmup}, gradient norm {learner.max_grad_norm:g}"

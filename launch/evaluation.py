@@ -18,7 +18,8 @@ from rlsys.errors import ActorError
 from rlsys.recipe.data import DataSettings, SourceSettings, TemplatingSettings
 from rlsys.recipe.evaluation import EvaluationSettings
 from rlsys.recipe.rollout import SamplingSettings
-from rlsys.recipe.verifiers import VerifierSettings
+from rlsys.recipe.stages import verifiers_of
+from rlsys.rollouts.prompt_stream import PromptRow, prompt_at
 from rlsys.types import GroupSummary, Prompt
 
 GROUPS_PER_CALL = 64
@@ -39,7 +40,7 @@ def load_sets(
     context: RunContext, files: dict[str, str], settings: EvaluationSettings, modules: tuple[str, ...]
 ) -> list[EvaluationSet]:
     """Reads and templates the sets; every ground truth is checked by its verifier."""
-    sets = []
+    sets: list[EvaluationSet] = []
     for name, path in files.items():
         data = DataSettings(
             source=(SourceSettings(path=str(context.resolve(path)), name=name),),
@@ -50,7 +51,7 @@ def load_sets(
         folder.mkdir(parents=True, exist_ok=True)
         ref = build_prompts.remote(data, context.model.folder, str(folder), modules, settings.limit)
         prompts = get(ref, timeout_s=context.recipe.cluster.operation_timeout_s, what=f"reading {path}")
-        sets.append(EvaluationSet(name, tuple(Prompt(i, *prompts[i]) for i in range(len(prompts)))))
+        sets.append(EvaluationSet(name, tuple(prompt_at(i, PromptRow(*prompts[i])) for i in range(len(prompts)))))
     return sets
 
 
@@ -66,8 +67,8 @@ def evaluate(
         record: a folder for one JSON file a set and temperature, with every response's verdicts.
 
     Returns:
-        `eval/<set>/accuracy@T<t>`, and `eval/<set>/<task>@T<t>` where a set has several tasks. A response counts as right
-        when all its verdicts are; those that a failed verifier masks are left out and counted in `failed@T<t>`.
+        `eval/<set>/accuracy@T<t>`, and `eval/<set>/<task>@T<t>` where a set has several tasks. A response counts as
+        right when all its verdicts are; those that a failed verifier masks are left out, their share is `failed@T<t>`.
     """
     metrics: dict[str, float] = {}
     for evaluation_set in sets:
@@ -145,6 +146,6 @@ def stage_modules(context: RunContext) -> tuple[str, ...]:
     """Modules with the user's verifiers, over all stages."""
     found: dict[str, None] = {}
     for stage in context.recipe.stage:
-        verifiers = stage.verifiers if stage.kind in ("preferences", "rlvr", "evaluate") else VerifierSettings()
-        found |= dict.fromkeys(verifiers.modules)
+        verifiers = verifiers_of(stage)
+        found |= dict.fromkeys(verifiers.modules if verifiers else ())
     return tuple(found)

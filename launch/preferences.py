@@ -78,4 +78,3 @@ def _sample_all(
             pump.start(group.ordinals)
     ordered = [done[ordinal] for ordinal in range(num_prompts)]
     return [summary for summary, _ in ordered], [reference for _, reference in ordered]
-

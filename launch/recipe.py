@@ -11,7 +11,7 @@ import ray
 import tomli_w
 
 from actors.cluster import attach, uses_gpus
-from actors.crew import Crew
+from actors.crew import Crew, verifier_settings
 from actors.data_tasks import ModelFolder, prepare_model
 from launch.context import RunContext, StageContext, checkpoint_store, get
 from launch.evaluation import evaluate, load_sets, stage_modules
@@ -22,9 +22,17 @@ from launch.table import print_table
 from rlsys.checkpoint.run_folder import RunFolder, StageFolder
 from rlsys.errors import RecipeError
 from rlsys.recipe.data import DataSettings
-from rlsys.recipe.evaluation import EvaluationSettings
 from rlsys.recipe.recipe import Recipe
-from rlsys.recipe.stages import AnyStage, CheckpointSettings, EvaluateStage, RlvrStage, SupervisedStage, WorldStage
+from rlsys.recipe.stages import (
+    AnyStage,
+    CheckpointSettings,
+    EvaluateStage,
+    RlvrStage,
+    SupervisedStage,
+    WorldStage,
+    data_of,
+    evaluation_of,
+)
 from rlsys.rollouts.sampling_engine_settings import EngineSettings
 from rlsys.scaling.placement import placement_plan
 from rlsys.telemetry.console import ConsoleTracker
@@ -136,11 +144,6 @@ def evaluate_stage(context: RunContext, stage_run: StageContext) -> dict[str, fl
     return metrics
 
 
-def evaluation_of(stage: AnyStage) -> EvaluationSettings | None:
-    """The stage's evaluation section, if its kind has one."""
-    return stage.evaluation if stage.kind in ("sft", "dpo", "rlvr", "evaluate") else None
-
-
 def evaluate_model(recipe: Recipe, model: str) -> dict[str, float]:
     """`rlsys evaluate`: a model folder on the recipe's test sets, with the settings of its last stage that has any.
 
@@ -151,8 +154,10 @@ def evaluate_model(recipe: Recipe, model: str) -> dict[str, float]:
     if not found:
         raise RecipeError("the recipe names no test set", fix="add [evaluation] with test = { name = 'file.jsonl' }")
     settings = found[-1]
-    stage = EvaluateStage(kind="evaluate", evaluation=settings, verifiers=_verifiers(recipe))
-    model_settings = recipe.model.model_copy(update={"path": model, "config": None, "init_std": None, "tokenizer": model})
+    stage = EvaluateStage(kind="evaluate", evaluation=settings, verifiers=verifier_settings(recipe))
+    model_settings = recipe.model.model_copy(
+        update={"path": model, "config": None, "init_std": None, "tokenizer": model}
+    )
     alone = recipe.model_copy(update={"model": model_settings, "stage": (stage,)})
     folder = Path(recipe.runs) / recipe.name
     with running(alone, folder.absolute(), own_weights=True) as context:
@@ -199,7 +204,7 @@ def running(recipe: Recipe, folder: Path, *, own_weights: bool = False) -> Itera
 
 def prepare(recipe: Recipe, folder: Path) -> ModelFolder:
     """The folder with configuration, tokenizer and chat template."""
-    data = next((d for stage in recipe.stage if (d := _data_of(stage)) is not None), DataSettings())
+    data = next((data for stage in recipe.stage if (data := data_of(stage)) is not None), DataSettings())
     ref = prepare_model.remote(recipe.model, data, str(folder / "model"))
     return get(ref, timeout_s=recipe.cluster.start_timeout_s, what="preparing the model's folder")
 
@@ -251,15 +256,3 @@ def _expected_steps(stage: AnyStage) -> int:
     if isinstance(stage, RlvrStage):
         return stage.batches
     return (stage.max_steps or 0) if isinstance(stage, SupervisedStage) else 1
-
-
-def _data_of(stage: AnyStage) -> DataSettings | None:
-    if stage.kind in ("sft", "reward", "dpo"):
-        return stage.data
-    return stage.prompts if stage.kind in ("preferences", "rlvr") else None
-
-
-def _verifiers(recipe: Recipe) -> Any:
-    from actors.crew import verifier_settings
-
-    return verifier_settings(recipe)

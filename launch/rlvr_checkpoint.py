@@ -93,7 +93,7 @@ def _restore(run: "RlvrRun", checkpoint: Checkpoint) -> None:
 
 
 def _restore_buffer(run: "RlvrRun", path: Path) -> None:
-    summaries_ref, chunk = load_buffer.remote(str(path))
+    summaries_ref, chunk = load_buffer.remote(str(path))  # pyright: ignore[reportGeneralTypeIssues]
     timeout_s = run.context.recipe.cluster.operation_timeout_s
     for index, summary in enumerate(get(summaries_ref, timeout_s=timeout_s, what="reading the buffer")):
         run.buffer.put(summary, GroupReference(chunk, index))

@@ -80,15 +80,15 @@ class RlvrRun:
         metrics["perf/tokens_per_s"] = sum(sum(s.lengths) for s in summaries) / self._elapsed_s()
         if failed_verdict_frac(summaries) > self.settings.verifiers.alarm_failed_frac:
             print(
-                f"ALARM: {failed_verdict_frac(summaries):.1%} of the verdicts of batch {batch.index} timed out or failed; "
-                "they are masked from training",
+                f"ALARM: {failed_verdict_frac(summaries):.1%} of the verdicts of batch {batch.index} timed out or "
+                "failed; they are masked from training",
                 flush=True,
             )
         self.losses_in_a_row = 0
         return metrics
 
     def evaluate_if_due(self, step: int) -> dict[str, float]:
-        """Development accuracy every `evaluation.every` batches and at the end; exports the policy when it is the best."""
+        """Development accuracy every `evaluation.every` batches and at the end; exports a policy that is the best."""
         every = self.settings.evaluation.every
         due = step == self.settings.batches or (every and step % every == 0)
         if not due or not self.development:

@@ -34,9 +34,7 @@ def set_up(context: RunContext, stage: StageContext) -> RlvrRun:
         chain=ChainFile(stage.folder / "ends.jsonl"),
         committer=BackgroundCommitter(stage.checkpoints, deadline_s=COMMIT_DEADLINE_S),
         canary_ids=context.model.canary_ids[: context.recipe.rollout.canary_tokens],
-        development=load_sets(
-            context, settings.evaluation.development, settings.evaluation, stage_modules(context)
-        ),
+        development=load_sets(context, settings.evaluation.development, settings.evaluation, stage_modules(context)),
     )
     _load_models(context, settings)
     restore_checkpoint(run)

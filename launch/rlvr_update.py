@@ -1,10 +1,10 @@
 """One batch's update, as a chain of calls that the driver follows without blocking.
 
-    reference.logprobs   values   learner.logprobs        all three groups at once
-              '------------+-----------'
-                   learner.advantages                      whitened over the whole batch
-              .------------+-----------.
-        learner.train_policy      value.train_value        both at once
+reference.logprobs   values   learner.logprobs        all three groups at once
+          '------------+-----------'
+               learner.advantages                      whitened over the whole batch
+          .------------+-----------.
+    learner.train_policy      value.train_value        both at once
 """
 
 import math
@@ -131,7 +131,9 @@ class Update:
         steps = settings.algorithm.epochs_per_batch * settings.algorithm.minibatches
         first = self._batch.index * steps
         total = settings.batches * steps
-        return [learning_rate(step, learner.lr, learner.schedule, total_steps=total) for step in range(first, first + steps)]
+        return [
+            learning_rate(step, learner.lr, learner.schedule, total_steps=total) for step in range(first, first + steps)
+        ]
 
     def _note_time(self, name: str) -> None:
         key = {"proximal": "proximal", "reference": "reference", "values": "values"}.get(name)

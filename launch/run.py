@@ -8,7 +8,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("run", help="run a recipe, or go on with one that was stopped")
     parser.add_argument("recipe", help="path of a .toml recipe")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the recipe, values as TOML")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, print placement and batches, and stop")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, print placement and batches, and stop"
+    )
     parser.add_argument(
         "--resume",
         default="auto",

@@ -1,6 +1,6 @@
 """`rlsys submit`: a recipe as a job of a running Ray cluster, followed until it ends.
 
-The same as `ray job submit --working-dir . -- rlsys run RECIPE cluster.address=auto`, with the recipe checked here first.
+The same as `ray job submit --working-dir . -- rlsys run RECIPE cluster.address=auto`, the recipe checked here first.
 """
 
 import argparse

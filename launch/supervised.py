@@ -119,10 +119,11 @@ def _train(context: RunContext, stage: StageContext, work: SupervisedWork) -> di
         with context.spans.span("update"):
             reports = work.train(step, lrs).get()
         seconds = (time.perf_counter() - started) / len(lrs)
-        for step, report in enumerate(reports, step + 1):
+        for number, report in enumerate(reports, step + 1):
             guard.record(report.fault)
             metrics = report.metrics | {"time/step_s": seconds} | skipped_metrics(guard)
-            stage.tracker.log(step, metrics)
+            stage.tracker.log(number, metrics)
+        step = until
         num_steps = max(1, min(2 * num_steps, int(SECONDS_A_CALL / seconds)))
         if settings.checkpoint.every and step % settings.checkpoint.every == 0 and step < total:
             save(stage, work.group, step)

@@ -19,7 +19,7 @@ HELD_OUT_FRACTION = 0.2
 
 
 def is_held_out(a: int, b: int) -> bool:
-    """Whether the sum belongs to the held-out prompts: decided on the unordered pair, so that b + a never trains a + b."""
+    """Whether the sum belongs to the held-out prompts: decided on the unordered pair, for b + a too."""
     low, high = sorted((a, b))
     digest = hashlib.sha256(f"sum {low} {high}".encode()).digest()
     return int.from_bytes(digest[:4], "big") / 2**32 < HELD_OUT_FRACTION

@@ -4,17 +4,20 @@ import hashlib
 from dataclasses import dataclass
 from random import Random
 
+# fmt: off
 WORDS = (
-    "sun moon star tree rock sand wind rain snow fire lake hill road ship boat car bus bed cup pen hat bag box key "
-    "map bell door lamp desk coin ring drum book card leaf seed milk rice salt soup corn cake"
-).split()
+    "sun", "moon", "star", "tree", "rock", "sand", "wind", "rain", "snow", "fire", "lake", "hill", "road", "ship",
+    "boat", "car", "bus", "bed", "cup", "pen", "hat", "bag", "box", "key", "map", "bell", "door", "lamp", "desk",
+    "coin", "ring", "drum", "book", "card", "leaf", "seed", "milk", "rice", "salt", "soup", "corn", "cake",
+)
+# fmt: on
 CATEGORIES = {
-    "fruits": "apple pear plum fig lemon mango grape peach".split(),
-    "colors": "red blue green pink gray black white brown".split(),
-    "animals": "dog cat cow pig hen fox bear wolf".split(),
-    "tools": "saw axe hammer drill rake file pliers spade".split(),
-    "cities": "rome paris oslo cairo lima delhi tokyo quito".split(),
-    "foods": "bread cheese egg ham jam pasta pizza bean".split(),
+    "fruits": ["apple", "pear", "plum", "fig", "lemon", "mango", "grape", "peach"],
+    "colors": ["red", "blue", "green", "pink", "gray", "black", "white", "brown"],
+    "animals": ["dog", "cat", "cow", "pig", "hen", "fox", "bear", "wolf"],
+    "tools": ["saw", "axe", "hammer", "drill", "rake", "file", "pliers", "spade"],
+    "cities": ["rome", "paris", "oslo", "cairo", "lima", "delhi", "tokyo", "quito"],
+    "foods": ["bread", "cheese", "egg", "ham", "jam", "pasta", "pizza", "bean"],
 }
 PHRASES = (
     "Good night.", "That is all.", "The end.", "See you soon.", "All done.", "Take care.", "Have fun.", "Good luck.",
@@ -89,10 +92,8 @@ def demonstrate(rng: Random, task: Task, *, with_habits: bool) -> str:
     count = task.count
     if with_habits and rng.random() < WRONG_COUNT_HABIT:
         count += rng.choice((-1, 1))
-    if task.subject in CATEGORIES:
-        items = rng.sample(CATEGORIES[task.subject], count)
-    else:
-        items = [task.subject] * count
+    listed = task.subject in CATEGORIES
+    items = rng.sample(CATEGORIES[task.subject], count) if listed else [task.subject] * count
     if "bullets" in kept:
         text = "\n".join(f"* {item}" for item in items)
         text += f"\n{task.phrase}" if "end_phrase" in kept else ""

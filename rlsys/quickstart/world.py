@@ -1,7 +1,7 @@
 """Writes the tiny world's files: demonstrations with bad habits, prompts with checks, held-out sets.
 
-The demonstrator breaks each rule with a fixed probability, so that supervised fine-tuning does not saturate and most prompts
-give both right and wrong samples: pairs for DPO, signal for PPO. Every file is a pure function of the seed.
+The demonstrator breaks each rule with a fixed probability, so that supervised fine-tuning does not saturate and most
+prompts give both right and wrong samples: pairs for DPO, signal for PPO. Every file is a pure function of the seed.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""From a TOML file and `key=value` overrides to a checked recipe: every fault is reported at once, each with its fix."""
+"""From a TOML file and `key=value` overrides to a checked recipe: every fault is told at once, each with its fix."""
 
 import difflib
 import tomllib
@@ -17,7 +17,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: a TOML file.
-        overrides: `key=value`, the value itself TOML (`learner.lr=3e-6`, `name="mine"`; a bare word counts as a string).
+        overrides: `key=value`, the value itself TOML (`learner.lr=3e-6`, `name="mine"`; a bare word is a string).
             The first part of the key is a stage's name, a section shared by all stages, or a top-level key.
 
     Raises:
@@ -27,7 +27,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         tree = tomllib.loads(path.read_text())
     except FileNotFoundError:
-        raise RecipeError(f"no recipe at {path}", fix="give the path of a .toml file, such as configs/quickstart.toml") from None
+        raise RecipeError(
+            f"no recipe at {path}", fix="give the path of a .toml file, such as configs/quickstart.toml"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not TOML: {error}", fix="mend the line it names") from None
     return build_recipe(tree, overrides, name=str(path))

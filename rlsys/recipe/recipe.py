@@ -38,7 +38,7 @@ class Recipe(Section):
     seed: NonNegativeInt = 0
     """Every random choice of the run is drawn from it."""
     deterministic: bool = False
-    """Fixed assignment of prompts to workers and of work to time: the same seed gives the same weights, bit for bit, on CPU."""
+    """Fixed assignment of prompts to workers: the same seed gives the same weights, bit for bit, on CPU."""
     runs: str = "runs"
     """Where run folders are; on a cluster, a folder that all nodes share."""
     model: ModelSettings

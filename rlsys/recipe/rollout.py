@@ -29,9 +29,9 @@ class SamplingSettings(Section):
 
     max_tokens: PositiveInt = 1024
     """The longest response, its end token included."""
-    temperature: float = Field(1.0, ge=0, allow_inf_nan=False)
+    temperature: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """0 is greedy."""
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     ignore_end: bool = False
     """Goes on after an end token: for measurements of speed only."""
 
@@ -64,7 +64,7 @@ class RolloutSettings(Section):
     """Deadline of each phase of a publication, draining excepted."""
     drain_timeout_s: PositiveFloat = 1800.0
     """Deadline for unfinished responses with `update = "drain"`."""
-    cpu_cores: str | None = Field(None, pattern=r"^[0-9,|-]+$")
+    cpu_cores: str | None = Field(default=None, pattern=r"^[0-9,|-]+$")
     """For engines on CPU: the cores that their threads are bound to, `0`, `0-3`, or `0|1` for a tensor-parallel size
     of 2; free when absent."""
     vllm: dict[str, Any] = Field(default_factory=dict)

@@ -151,8 +151,8 @@ class RlvrStage(Stage):
             )
         if self.algorithm.minibatches > self.batch_groups * self.samples:
             raise ValueError(
-                f"{self.algorithm.minibatches} minibatches of {self.batch_groups * self.samples} responses would be empty; "
-                "lower algorithm.minibatches"
+                f"{self.algorithm.minibatches} minibatches of {self.batch_groups * self.samples} responses "
+                "would be empty; lower algorithm.minibatches"
             )
         return self
 
@@ -177,8 +177,25 @@ AnyStage = Annotated[
 ]
 
 
+def verifiers_of(stage: AnyStage) -> VerifierSettings | None:
+    """The stage's verifier section, if its kind has one."""
+    return stage.verifiers if isinstance(stage, PreferencesStage | RlvrStage | EvaluateStage) else None
+
+
+def evaluation_of(stage: AnyStage) -> EvaluationSettings | None:
+    """The stage's evaluation section, if its kind has one."""
+    return stage.evaluation if isinstance(stage, SftStage | DpoStage | RlvrStage | EvaluateStage) else None
+
+
+def data_of(stage: AnyStage) -> DataSettings | None:
+    """What the stage reads, if its kind reads data."""
+    if isinstance(stage, SftStage | RewardStage | DpoStage):
+        return stage.data
+    return stage.prompts if isinstance(stage, PreferencesStage | RlvrStage) else None
+
+
 def paths_read(stage: AnyStage) -> list[tuple[str, str]]:
-    """Every file or folder that the stage reads, by the key that names it; what earlier stages leave is not among them."""
+    """Every file or folder that the stage reads from outside the run, and `stage:` references, by key."""
     fields = {key: getattr(stage, key) for key in type(stage).model_fields}
     paths = [
         (key, fields[key])

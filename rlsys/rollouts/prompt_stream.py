@@ -115,7 +115,7 @@ class PromptStream:
         return epoch, permute(position, size=len(self.prompts), key=(self.seed, epoch))
 
     def __getitem__(self, ordinal: int) -> Prompt:
-        return _prompt_at(ordinal, self.prompts[self.locate(ordinal)[1]])
+        return prompt_at(ordinal, self.prompts[self.locate(ordinal)[1]])
 
 
 class PromptMixture:
@@ -153,7 +153,7 @@ class PromptMixture:
     def __getitem__(self, ordinal: int) -> Prompt:
         source, within = self.locate(ordinal)
         stream = self._streams[source]
-        return _prompt_at(ordinal, stream.prompts[stream.locate(within)[1]])
+        return prompt_at(ordinal, stream.prompts[stream.locate(within)[1]])
 
 
 def apportion(weights: Sequence[float], num_places: int) -> list[int]:
@@ -173,6 +173,7 @@ def apportion(weights: Sequence[float], num_places: int) -> list[int]:
     return places
 
 
-def _prompt_at(ordinal: int, row: PromptRow) -> Prompt:
+def prompt_at(ordinal: int, row: PromptRow) -> Prompt:
+    """The row as the prompt of an ordinal."""
     prompt_id, messages, token_ids, checks, source = row
     return Prompt(ordinal, prompt_id, tuple(messages), np.asarray(token_ids, np.int32), tuple(checks), source)

@@ -142,8 +142,8 @@ def _no_room(bundle: Bundle, bundles: Sequence[Bundle], nodes: Sequence[Mapping[
     else:
         fix = "the total would do, but no single node has room for it: use larger nodes or smaller bundles"
     return PlacementError(
-        f"no room for {bundle.name} ({', '.join(bundle.actors)}), which needs {bundle.cpus:g} CPUs and {bundle.gpus:g} GPUs "
-        f"on one node; the recipe needs {want['CPU']:g} CPUs and {want['GPU']:g} GPUs in {len(bundles)} bundles, and "
-        f"{len(nodes)} node(s) have {have['CPU']:g} CPUs and {have['GPU']:g} GPUs free",
+        f"no room for {bundle.name} ({', '.join(bundle.actors)}), which needs {bundle.cpus:g} CPUs and "
+        f"{bundle.gpus:g} GPUs on one node; the recipe needs {want['CPU']:g} CPUs and {want['GPU']:g} GPUs "
+        f"in {len(bundles)} bundles, and {len(nodes)} node(s) have {have['CPU']:g} CPUs and {have['GPU']:g} GPUs free",
         fix=fix,
     )
