@@ -1,7 +1,7 @@
 """Eval mode against lm-eval's own checkers, over the 541 published prompts.
 
-lm-eval would download Punkt's parameters: it gets NLTK's tokenizer with the same parameters from a package instead. That
-tokenizer and ours share no code.
+lm-eval would download Punkt's parameters: it gets NLTK's tokenizer with the same parameters from a package instead.
+That tokenizer and ours share no code.
 """
 
 import gzip

@@ -11,7 +11,13 @@ THRICE = "Cats nap.\n***\nDogs nap.\n***\nCows nap."
 
 CASES = [
     # id, arguments, followed, not followed, followed to the reference's eyes alone
-    ("copy:repeat_phrase", PHRASE, "the old cat sleeps, the big dog sleeps", "the old cat sleeps", "the old cat sleeps " * 2),
+    (
+        "copy:repeat_phrase",
+        PHRASE,
+        "the old cat sleeps, the big dog sleeps",
+        "the old cat sleeps",
+        "the old cat sleeps " * 2,
+    ),
     ("copy:copy", REQUEST, " name a fish. ", "Name a fish. Cod.", None),
     ("copy:copying_simple", REQUEST, "Name a fish.", "Name a fish!", None),
     ("copy:copying_multiple", {**REQUEST, "N": 2}, "Name a fish.\n******\nName a fish.", "Name a fish.", None),
@@ -52,7 +58,13 @@ CASES = [
     ),
     ("count:counting_composition", {"n_sent": 1, "n_words": 3}, THRICE, THRICE.replace("Dogs", "Big dogs"), None),
     ("count:count_unique", {}, "Every word is new.", "A word is a word.", "The word the Word"),
-    ("count:count_increment_word", {"keyword1": "cat", "keyword2": "dog"}, "Dog, cat, dog.", "Cat, dog.", "Catdog, dog."),
+    (
+        "count:count_increment_word",
+        {"keyword1": "cat", "keyword2": "dog"},
+        "Dog, cat, dog.",
+        "Cat, dog.",
+        "Catdog, dog.",
+    ),
     ("keywords:palindrome", {}, "Row the kayak home", "Row the boats home", "I row home"),
     ("keywords:keyword_specific_position", {"keyword": "cat", "n": 2, "m": 3}, "Hi. A big cat.", "Hi. A cat.", None),
     ("keywords:start_end", {}, "Rain is only rain", "Rain is only rain.", "Rain rain"),
