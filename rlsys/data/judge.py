@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from rlsys.data.judge_backend import Answer, Question, TextBackend
 from rlsys.data.judge_prompt import form_digest, judge_text
@@ -59,6 +60,29 @@ class Reply:
         return (self.request.prompt_id, self.request.digest, self.judge, self.request.aspect, self.ask)
 
 
+class Rater(Protocol):
+    """Who rates: a `Judge`, or a group of actors that each have one."""
+
+    @property
+    def name(self) -> str:
+        """Under which ratings are kept."""
+        ...
+
+    @property
+    def max_asks(self) -> int:
+        """Times that a request is asked while its rating cannot be read."""
+        ...
+
+    def rate(self, requests: Iterable[RatingRequest]) -> AsyncIterator[Reply]:
+        """Every reply as it comes."""
+        ...
+
+
+def judge_name(model: str) -> str:
+    """A judge's name: its model, and the version of what it is asked."""
+    return f"{model}#{form_digest()}"
+
+
 class Judge:
     """Rates on each aspect that it is asked for.
 
@@ -75,8 +99,7 @@ class Judge:
             raise ValueError(f"max_asks must be 1 or more; got {max_asks}")
         self._backend, self._not_applicable = backend, frozenset(not_applicable)
         self.max_asks = max_asks
-        self.name = f"{backend.name}#{form_digest()}"
-        """The model and the version of what it is asked."""
+        self.name = judge_name(backend.name)
         self.counts: Counter[str] = Counter()
         """Replies by status."""
 

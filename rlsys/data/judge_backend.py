@@ -49,15 +49,21 @@ class TextBackend(Protocol):
         ...
 
 
+def last_content(question: Question) -> str:
+    """The text of the question's last message, for generators that take plain text."""
+    return question.messages[-1]["content"]
+
+
 class LocalBackend:
     """A model on an engine of ours: batches of prompts in, texts out, in a thread, each batch with a deadline.
 
-    A batch that fails or is late is a failure of its questions, never an answer.
+    A batch that fails is asked again in halves, so that a question that the engine cannot take fails alone. What fails
+    or is late is a failure, never an answer.
 
     Args:
         generator: the engine.
         name: of its model.
-        render: from messages to what the generator takes; the text of the last message unless given.
+        render: from a question to what the generator takes; the text of its last message unless given.
         batch_size: questions at a time.
         deadline_s: of one batch, in seconds.
     """
@@ -67,7 +73,7 @@ class LocalBackend:
         generator: TextGenerator,
         *,
         name: str,
-        render: Callable[[Sequence[Message]], Any] = lambda messages: messages[-1]["content"],
+        render: Callable[[Question], Any] = last_content,
         batch_size: int = 256,
         deadline_s: float = 600.0,
     ) -> None:
@@ -89,7 +95,7 @@ class LocalBackend:
                 yield question, answer
 
     async def _answer(self, batch: list[Question]) -> list[Answer]:
-        prompts = [self._render(question.messages) for question in batch]
+        prompts = [self._render(question) for question in batch]
         try:
             async with asyncio.timeout(self._deadline_s):
                 texts = await asyncio.to_thread(self._generator.generate_text, prompts)
@@ -97,6 +103,10 @@ class LocalBackend:
             failure = "timeout"
         except Exception as error:  # isolation boundary: one batch of one model
             failure = type(error).__name__
+            if len(batch) > 1:
+                self.failures[failure] += 1
+                half = len(batch) // 2
+                return await self._answer(batch[:half]) + await self._answer(batch[half:])
         else:
             if len(texts) == len(batch):
                 return [Answer(text) for text in texts]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlsys.data.judge import Judge
+from rlsys.data.judge import Rater
 from rlsys.data.judge_backend import TextBackend
 from rlsys.data.preference_binarise import binarise
 from rlsys.data.preference_ratings import rate_responses
@@ -49,7 +49,7 @@ class JudgedPairs:
 async def judged_pairs(
     prompts: Sequence[PreferencePrompt],
     pool: Mapping[str, TextBackend],
-    judge: Judge,
+    judge: Rater,
     folder: Path,
     *,
     settings: JudgedPreferenceSettings,

@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from rlsys.data.judge import Judge, RatingRequest, Reply
+from rlsys.data.judge import Rater, RatingRequest, Reply
 from rlsys.data.preference_records import PreferencePrompt, RatedResponse, Rating, Response
 from rlsys.data.response_store import ResponseStore
 from rlsys.recipe.preferences import AspectName
 
 
 async def rate_responses(
-    judge: Judge,
+    judge: Rater,
     prompts: Sequence[PreferencePrompt],
     responses: Mapping[str, Sequence[Response]],
     store: ResponseStore,
@@ -68,7 +68,7 @@ async def rate_responses(
     return rated, counts
 
 
-def stored_rating(store: ResponseStore, judge: Judge, request: RatingRequest) -> Rating:
+def stored_rating(store: ResponseStore, judge: Rater, request: RatingRequest) -> Rating:
     """What the stored replies to a request come to; `failed` where the judge is still to be asked."""
     num_asked = 0
     for ask in range(judge.max_asks):

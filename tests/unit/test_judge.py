@@ -87,7 +87,7 @@ def test_not_applicable_is_offered_and_read_for_some_aspects_only():
     assert sum("N/A" in prompt for prompt in prompts) == 1
 
 
-def test_a_failing_batch_fails_alone_and_is_no_rating():
+def test_what_makes_a_batch_fail_fails_alone_and_is_no_rating():
     def say(prompt: str, asked: int) -> str:
         if response_in(prompt) == "bad":
             raise RuntimeError("out of memory")
@@ -97,9 +97,9 @@ def test_a_failing_batch_fails_alone_and_is_no_rating():
     judge = _judge(generator)
     replies = _rate(judge, [_request(text) for text in ("a", "b", "bad", "c", "d")])
     assert {reply.request.response: reply.status for reply in replies} == {
-        "a": "rated", "b": "rated", "bad": "failed", "c": "failed", "d": "rated",
+        "a": "rated", "b": "rated", "bad": "failed", "c": "rated", "d": "rated",
     }  # fmt: skip
-    assert judge.counts == {"rated": 3, "failed": 2}
+    assert judge.counts == {"rated": 4, "failed": 1}
     assert {reply.text for reply in replies if reply.status == "failed"} == {"RuntimeError"}
 
 

@@ -1,0 +1,77 @@
+"""Texts from rollout workers: what a local judge, or a local model of a preference pool, answers to questions."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import ray
+
+from rlsys.data.chat import ChatTokenizer
+from rlsys.data.judge_backend import Question
+from rlsys.data.preference_pairs import seeded_random
+from rlsys.recipe.data import TemplatingSettings
+from rlsys.recipe.rollout import SamplingSettings
+from rlsys.types import Prompt, Rollout
+
+
+class RolloutTexts:
+    """A `TextGenerator` over rollout workers of one model; takes `Question`s. It may be sent to another actor.
+
+    A question's text depends on (seed, the question's key and messages) and the weights, not on its batch.
+
+    Args:
+        workers: `RolloutWorker` actors that hold the model's weights.
+        tokenizer_path: Hugging Face folder of its tokenizer.
+        sampling: of every answer.
+        seed: of the sampling.
+        timeout_s: deadline of one batch.
+    """
+
+    def __init__(
+        self, workers: Sequence[Any], tokenizer_path: str, *, sampling: SamplingSettings, seed: int, timeout_s: float
+    ) -> None:
+        self._workers, self._tokenizer_path = list(workers), tokenizer_path
+        self._sampling, self._seed, self._timeout_s = sampling, seed, timeout_s
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_chat"}
+
+    @cached_property
+    def _chat(self) -> ChatTokenizer:
+        from transformers import AutoTokenizer
+
+        # Judges read what other models wrote: markers in it are text, and no reason to stop.
+        settings = TemplatingSettings(markers="escape")
+        return ChatTokenizer(AutoTokenizer.from_pretrained(self._tokenizer_path), settings)
+
+    def generate_text(self, prompts: Sequence[Question], /) -> list[str]:
+        """One text a question, without its end token, in their order.
+
+        Raises:
+            RowRefused: a question that the chat template cannot take.
+            ray.exceptions.RayError: a worker failed or was late.
+        """
+        asked = [self._prompt(question) for question in prompts]
+        size = len(self._workers)
+        references = [
+            worker.generate.remote(
+                asked[index::size], num_samples=1, sampling=self._sampling, seed=self._seed, tag="texts"
+            )[1]
+            for index, worker in enumerate(self._workers)
+            if asked[index::size]
+        ]
+        texts = [""] * len(asked)
+        for index, groups in enumerate(ray.get(references, timeout=self._timeout_s)):
+            texts[index::size] = [self._text(group[0]) for group in groups]
+        return texts
+
+    def _prompt(self, question: Question) -> Prompt:
+        ordinal = seeded_random(self._seed, question.key).randrange(2**31)
+        token_ids = self._chat.encode_prompt(question.messages)
+        return Prompt(ordinal, question.key, question.messages, token_ids)
+
+    def _text(self, rollout: Rollout) -> str:
+        ids = rollout.response_ids[:-1] if rollout.finish_reason == "stop" else rollout.response_ids
+        text = self._chat.tokenizer.decode(ids.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text
