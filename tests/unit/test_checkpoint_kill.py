@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from killable_child import die_at_event, run_child
 
 from rlsys.checkpoint.chain_file import ChainFile
 from rlsys.checkpoint.checkpoint_store import CheckpointStore
@@ -59,33 +60,9 @@ def check_recovery(folder: Path) -> int:
     return step
 
 
-def in_child(task: Callable[[], object]) -> int:
-    """Runs the task in a forked process; gives its wait status, 0 for a normal end and 1 << 8 for an exception."""
-    child = os.fork()
-    if child == 0:
-        try:
-            task()
-        except Exception as error:
-            os.write(2, f"{error!r}\n".encode())
-            os._exit(1)
-        os._exit(0)
-    return os.waitpid(child, 0)[1]
-
-
 def killed_at(point: int, folder: Path) -> None:
-    """Writes step 3 and sends itself SIGKILL at the `point`-th system event or written piece."""
-    seen = 0
-
-    def count(*_: object) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == point:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(
-        count
-    )  # opens, renames, makes and removes of files among others; cannot be taken back, hence the fork
-    write_checkpoint(folder, 3, between=count)
+    """Writes step 3 and is killed at the `point`-th event or written piece."""
+    write_checkpoint(folder, 3, between=die_at_event(point))
 
 
 def test_kill_9_at_every_point_of_a_commit_leaves_a_whole_checkpoint(tmp_path: Path):
@@ -96,14 +73,14 @@ def test_kill_9_at_every_point_of_a_commit_leaves_a_whole_checkpoint(tmp_path: P
     outcomes: list[int] = []
     for point in range(1, 2000):
         folder = shutil.copytree(begun, tmp_path / "run")
-        status = in_child(lambda point=point, folder=folder: killed_at(point, folder))
-        assert status in (0, signal.SIGKILL), status
+        exit_code = run_child(killed_at, point, folder)
+        assert exit_code in (0, -signal.SIGKILL)
         outcomes.append(check_recovery(folder))
         if point % 10 == 0:
             write_checkpoint(folder, outcomes[-1] + 1)  # and the run goes on
             assert check_recovery(folder) == outcomes[-1] + 1
         shutil.rmtree(folder)
-        if status == 0:
+        if exit_code == 0:
             break
     else:
         pytest.fail("the writer never came to its end")
@@ -111,24 +88,24 @@ def test_kill_9_at_every_point_of_a_commit_leaves_a_whole_checkpoint(tmp_path: P
     assert outcomes == sorted(outcomes) and set(outcomes) == {2, 3}  # one rename decides
 
 
+def fill(folder: Path, limit: int) -> None:
+    """Goes on in a process in which no file may grow beyond the limit, which a manifest with this much in it does."""
+    store = CheckpointStore(folder / "checkpoints")
+    transaction = store.begin(2)
+    (transaction.folder / "part.bin").write_bytes(b"small")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    with pytest.raises(CheckpointError, match="step_000002 cannot be committed"):
+        transaction.commit(metadata={"long": "x" * 40_000})
+    assert not transaction.folder.exists()
+    with pytest.raises(CheckpointError, match=r"ends\.jsonl cannot be written"):
+        ChainFile(folder / "ends.jsonl").append(["y" * 40_000])
+
+
 @pytest.mark.parametrize("limit", [0, 10, 30_000])
 def test_a_full_disk_stops_the_commit_with_a_clear_error_and_keeps_the_one_before(tmp_path: Path, limit: int):
     write_checkpoint(tmp_path, 1)
     chain_before = (tmp_path / "ends.jsonl").read_bytes()
-
-    def fill() -> None:
-        store = CheckpointStore(tmp_path / "checkpoints")
-        transaction = store.begin(2)
-        (transaction.folder / "part.bin").write_bytes(b"small")
-        # No file may grow beyond the limit: the manifest of a commit with this much metadata does.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        with pytest.raises(CheckpointError, match="step_000002 cannot be committed"):
-            transaction.commit(metadata={"long": "x" * 40_000})
-        assert not transaction.folder.exists()
-        with pytest.raises(CheckpointError, match=r"ends\.jsonl cannot be written"):
-            ChainFile(tmp_path / "ends.jsonl").append(["y" * 40_000])
-
-    assert in_child(fill) == 0
+    assert run_child(fill, tmp_path, limit) == 0
     assert (tmp_path / "ends.jsonl").read_bytes() == chain_before
     assert check_recovery(tmp_path) == 1
 

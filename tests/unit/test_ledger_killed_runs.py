@@ -1,15 +1,14 @@
 """A whole run in small, ledger, stream, chain file and checkpoints together, killed with -9 again and again."""
 
 import hashlib
-import os
 import random
 import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from killable_child import die_at_event, run_child
 
 from rlsys.checkpoint.chain_file import ChainFile
 from rlsys.checkpoint.checkpoint_store import CheckpointStore
@@ -100,28 +99,10 @@ def summarise(group: tuple[Experience, ...]) -> GroupSummary:
     return GroupSummary(group[0].prompt.ordinal, (3, 3), 1, oldest, newest, ("stop", "stop"))
 
 
-def killed_run(folder: Path, settings: LedgerSettings, luck: int) -> bool:
-    """One start of the run in its own process, killed after a random number of events; True if it came to its end."""
-    events_left = random.Random(luck).randint(20, 170)
-    child = os.fork()
-    if child == 0:
-
-        def count(*_: object) -> None:
-            nonlocal events_left
-            events_left -= 1
-            if events_left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        try:
-            sys.addaudithook(count)
-            Run(folder, settings, luck).go()
-        except BaseException as error:
-            os.write(2, f"{error!r}\n".encode())
-            os._exit(1)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    assert status in (0, signal.SIGKILL), status
-    return status == 0
+def killed_run(folder: Path, settings: LedgerSettings, luck: int) -> None:
+    """One start of the run, killed after a random number of events if it is not through by then."""
+    die_at_event(random.Random(luck).randint(20, 170))
+    Run(folder, settings, luck).go()
 
 
 def finish(folder: Path, settings: LedgerSettings, first_luck: int) -> tuple[int, list[int]]:
@@ -129,7 +110,9 @@ def finish(folder: Path, settings: LedgerSettings, first_luck: int) -> tuple[int
     steps: list[int] = []
     for luck in range(first_luck, first_luck + 500):
         steps.append(max(CheckpointStore(folder / "checkpoints").steps, default=0))
-        if killed_run(folder, settings, luck):
+        exit_code = run_child(killed_run, folder, settings, luck)
+        assert exit_code in (0, -signal.SIGKILL)
+        if exit_code == 0:
             return luck - first_luck, steps
     raise AssertionError("the run never came to its end")
 

@@ -1,12 +1,12 @@
 """What is in a run folder from the start, and what happens to one that exists."""
 
 import json
-import os
 import signal
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from killable_child import CONTEXT
 
 from rlsys.checkpoint.checkpoint_store import CheckpointStore
 from rlsys.checkpoint.run_folder import RunFolder
@@ -77,19 +77,21 @@ def test_a_first_start_killed_before_its_manifest_does_not_block_the_next(tmp_pa
         assert not run.resumed
 
 
+def hold(path: Path, is_open) -> None:
+    open_run(path)
+    is_open.set()
+    signal.pause()
+
+
 def test_two_drivers_never_share_a_folder_and_a_killed_one_holds_nothing(tmp_path: Path):
-    path = tmp_path / "mine"
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
+    path, is_open = tmp_path / "mine", CONTEXT.Event()
+    child = CONTEXT.Process(target=hold, args=(path, is_open))
+    child.start()
+    assert is_open.wait(60)
+    with pytest.raises(CheckpointError, match=rf"another driver.*process {child.pid} on"):
         open_run(path)
-        os.write(writing, b"!")
-        signal.pause()
-    assert os.read(reading, 1) == b"!"
-    with pytest.raises(CheckpointError, match=f"another driver.*process {child} on"):
-        open_run(path)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    child.kill()
+    child.join(60)
     open_run(path).close()
     open_run(path).close()
 
