@@ -55,6 +55,7 @@ def train_on(run: RlvrRun, batch: Batch) -> None:
         publication = context.publish(step, run.canary_ids)
     ledger.published(step)
     run.pump.start(ledger.admit())
+    run.buffer.retain(ledger.buffered)  # lets go of groups dropped as over-age, which a checkpoint must not hold
     seconds["time/step_s"] = time.perf_counter() - run.step_started
     metrics = run.metrics_of(batch, groups, update.metrics, publication) | run.evaluate_if_due(step)
     run.record_ends(groups, step)
