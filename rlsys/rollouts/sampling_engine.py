@@ -97,6 +97,7 @@ class SamplingEngine:
         self.max_model_len: int = self._llm.model_config.max_model_len
         """The longest prompt with its response, in tokens."""
         self.version: PolicyVersion = 0
+        self._num_flips = 0
         self.updating = settings.load_format == "dummy"
         """Weights are random, on their way or unchecked: nothing may be sampled before `commit_version`."""
         self.num_tokens = 0
@@ -257,6 +258,7 @@ class SamplingEngine:
         if self.settings.kv_on_update == "recompute":
             self._llm.reset_prefix_cache(reset_running_requests=True)
         self.version = version
+        self._num_flips += 1
         for request in self._scheduler.waiting:
             # The hashes of a waiting request name the old version: they would find keys and values of old weights.
             request.cache_salt = self._salt
@@ -285,7 +287,8 @@ class SamplingEngine:
 
     @property
     def _salt(self) -> str:
-        return f"v{self.version}"
+        # The count as well: a later stage of a run starts at version 0 again, with other weights.
+        return f"v{self.version}-{self._num_flips}"
 
     def _submit(self, sample: _Sample) -> None:
         group = sample.group
