@@ -5,7 +5,7 @@ contaminated if more than a threshold of its units match ONE training instance; 
 than 2 % of any evaluation set is. `decontamination_text` says what a token is.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rlsys.data.decontamination_index import EvalIndex, Match
@@ -28,18 +28,39 @@ def decontaminate(
     Raises:
         DataError: there is no evaluation set, or one of them is empty.
     """
+    rows = ((name, instance) for name, instances in train_sets.items() for instance in instances)
+    return decontaminate_mixed(rows, eval_sets, settings, names=tuple(train_sets))
+
+
+def decontaminate_mixed(
+    rows: Iterable[tuple[str, Instance]],
+    eval_sets: Mapping[str, Iterable[Instance]],
+    settings: Decontamination,
+    *,
+    names: Sequence[str] = (),
+) -> DecontaminationReport:
+    """As `decontaminate`, for rows of several training sets in any order, such as a mixture's.
+
+    Args:
+        rows: (name of the training set, its user turns); a row's number counts the rows of its own set.
+        eval_sets: see there.
+        settings: see there.
+        names: training sets to report on even if no row is theirs.
+    """
     evals = {name: list(instances) for name, instances in eval_sets.items()}
     if not evals or not all(evals.values()):
         empty = [name for name, instances in evals.items() if not instances]
-        raise DataError("nothing to compare with: an evaluation set has no rows", value=empty, fix="check --eval")
-    instances = [instance for rows in evals.values() for instance in rows]
+        raise DataError(
+            "nothing to compare with: an evaluation set has no rows", value=empty, fix="check --eval or evals"
+        )
+    instances = [instance for eval_rows in evals.values() for instance in eval_rows]
     index = EvalIndex(instances, mode=settings.mode, ngram=settings.units)
-    pairs: list[PairReport] = []
-    for train, rows in train_sets.items():
-        found = _Findings(threshold=settings.threshold)
-        for row, instance in enumerate(rows):
-            found.add(row, index.matches(instance))
-        pairs += _pair_reports(train, evals, found, settings=settings)
+    found = {name: _Findings(settings.threshold) for name in names}
+    for name, instance in rows:
+        if name not in found:
+            found[name] = _Findings(settings.threshold)
+        found[name].add(index.matches(instance))
+    pairs = [pair for name, one in found.items() for pair in _pair_reports(name, evals, one, settings=settings)]
     used = {
         "mode": settings.mode,
         "ngram": settings.units,
@@ -60,8 +81,9 @@ class _Findings:
     rows: dict[int, list[int]] = field(default_factory=dict)
     """Evaluation instance -> training rows over the threshold."""
 
-    def add(self, row: int, matches: Iterable[Match]) -> None:
-        self.num_rows = row + 1
+    def add(self, matches: Iterable[Match]) -> None:
+        row = self.num_rows
+        self.num_rows += 1
         for match in matches:
             if match.matched <= self.threshold * match.units:
                 continue
