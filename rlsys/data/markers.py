@@ -31,7 +31,7 @@ class MarkerGuard:
             for token_id, text in {**special, **added}.items()
             if text not in allowed and (token_id in special or text.strip())
         ]
-        self._is_marker = np.zeros(max(marker_ids, default=0) + 1, bool)
+        self._is_marker = np.zeros(max(tokenizer.get_vocab().values()) + 1, bool)
         self._is_marker[marker_ids] = True
 
     def find(self, rendered: Rendered, token_ids: np.ndarray, encoding: Encoding) -> list[str]:
@@ -47,9 +47,8 @@ class MarkerGuard:
             for marker in self._template_markers
             if any(rendered.text.find(marker, start, end) >= 0 for start, end in rendered.contents)
         ]
-        known = token_ids < len(self._is_marker)
-        for index in np.flatnonzero(self._is_marker[np.where(known, token_ids, 0)] & known):
-            place = encoding.token_to_chars(int(index))
+        for index in self._is_marker[token_ids].nonzero()[0].tolist():
+            place = encoding.token_to_chars(index)
             if place is not None and any(place[0] < end and start < place[1] for start, end in rendered.contents):
                 found.append(rendered.text[place[0] : place[1]].strip())
         return sorted(set(found))

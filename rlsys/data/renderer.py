@@ -153,7 +153,12 @@ def _tail(piece: str, end_markers: Sequence[str]) -> int:
     return min(ends)[1] if ends else 0
 
 
+_KNOWN_FIELDS = frozenset({"role", "content", "reasoning_content", "weight"})
+
+
 def _fields(message: Message) -> dict[str, Any]:
+    if type(message) is dict and message.keys() <= _KNOWN_FIELDS:
+        return message
     fields = {"role": message["role"], "content": message["content"]}
     if "reasoning_content" in message:
         fields["reasoning_content"] = message["reasoning_content"]

@@ -53,10 +53,10 @@ def marked_text(tokens: TokenizedRow, chat: ChatTokenizer, *, colour: bool) -> s
     marks = _COLOURS if colour else _BRACKETS
     learned = tokens.loss_weights > 0
     special = np.isin(tokens.token_ids, list({*chat.tokenizer.all_special_ids, *chat.tokenizer.added_tokens_decoder}))
-    styles = [
+    styles: list[Style] = [
         _style(is_learned, is_special and colour) for is_learned, is_special in zip(learned, special, strict=True)
     ]
-    text = []
+    text: list[str] = []
     for style, run in groupby(range(len(styles)), key=lambda place: styles[place]):
         start, end = marks[style]
         text.append(f"{start}{chat.tokenizer.decode(tokens.token_ids[list(run)].tolist())}{end}")
