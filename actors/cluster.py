@@ -1,8 +1,8 @@
 """Attaching to Ray, checking that a recipe fits, and reserving its bundles."""
 
 import logging
-import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
@@ -12,12 +12,6 @@ from rlsys.recipe.cluster import ClusterSettings
 from rlsys.scaling.placement import Bundle, PlacementPlan, check_fits
 
 NAMESPACE = "rlsys"
-QUIET = {
-    "HF_HUB_OFFLINE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "DS_ACCELERATOR": "",
-}
 
 
 def attach(settings: ClusterSettings) -> bool:
@@ -33,15 +27,11 @@ def attach(settings: ClusterSettings) -> bool:
     """
     if ray.is_initialized():
         return False
-    # Actors must find the packages of this checkout whatever the current directory is.
-    environment = {"PYTHONPATH": os.pathsep.join(path for path in (os.environ.get("PYTHONPATH"),) if path)}
-    runtime_env = {"env_vars": {key: value for key, value in environment.items() if value}}
     try:
         ray.init(
             address=settings.address,
             namespace=NAMESPACE,
             include_dashboard=False if settings.address == "local" else None,
-            runtime_env=runtime_env,
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
@@ -52,6 +42,15 @@ def attach(settings: ClusterSettings) -> bool:
             fix="start one with `ray start --head`, or set cluster.address=local",
         ) from error
     return settings.address == "local"
+
+
+def link_logs(folder: Path) -> None:
+    """Makes `logs/ray` of a run folder point to the actors' logs, where they are on this machine."""
+    link = folder / "logs" / "ray"
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())  # pyright: ignore
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(logs)
 
 
 def uses_gpus(settings: ClusterSettings) -> bool:

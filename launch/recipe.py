@@ -10,7 +10,7 @@ from typing import Any
 import ray
 import tomli_w
 
-from actors.cluster import attach, uses_gpus
+from actors.cluster import attach, link_logs, uses_gpus
 from actors.crew import Crew, verifier_settings
 from actors.data_tasks import ModelFolder, prepare_model
 from launch.context import RunContext, StageContext, checkpoint_store, get
@@ -181,6 +181,7 @@ def running(recipe: Recipe, folder: Path, *, own_weights: bool = False) -> Itera
     """
     folder.mkdir(parents=True, exist_ok=True)
     owns_cluster = attach(recipe.cluster)
+    link_logs(folder)
     crew = None
     trace = TraceFile(folder / "trace.json")
     try:

@@ -4,16 +4,16 @@ The same as `ray job submit --working-dir . -- rlsys run RECIPE cluster.address=
 """
 
 import argparse
+import asyncio
 import os
 import shlex
 import sys
-import time
+from typing import Any
 
 from rlsys.errors import ActorError, RlsysError
 
 EXCLUDED = [".venv", ".git", "runs", "wandb", "**/__pycache__", "*.egg-info"]
 TOKEN_HELP = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token, as for `ray job submit`"
-POLL_S = 1.0
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -55,21 +55,20 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"submitted {job}; logs: ray job logs {job} --address {arguments.address}", flush=True)
     if arguments.no_wait:
         return 0
-    return 0 if _follow(client, job, arguments.timeout_s) == JobStatus.SUCCEEDED else 1
+    try:
+        asyncio.run(asyncio.wait_for(_follow(client, job), arguments.timeout_s))
+    except TimeoutError:
+        limit = f"{arguments.timeout_s:g} s"
+        raise ActorError(
+            f"{job} was still running", value=limit, fix=f"follow it: ray job logs --follow {job}"
+        ) from None
+    status = client.get_job_status(job)
+    print(f"{job}: {status.value}")
+    return 0 if status == JobStatus.SUCCEEDED else 1
 
 
-def _follow(client, job: str, timeout_s: float):
-    """Prints the job's new output until it ends."""
-    deadline = time.monotonic() + timeout_s
-    shown = 0
-    while time.monotonic() < deadline:
-        status = client.get_job_status(job)
-        text = client.get_job_logs(job)
-        sys.stdout.write(text[shown:])
+async def _follow(client: Any, job: str) -> None:
+    """Prints the job's output as it comes, until it ends."""
+    async for lines in client.tail_job_logs(job):
+        sys.stdout.write(lines)
         sys.stdout.flush()
-        shown = len(text)
-        if status.is_terminal():
-            print(f"{job}: {status.value}")
-            return status
-        time.sleep(POLL_S)
-    raise ActorError(f"{job} was still running", value=f"{timeout_s} s", fix="follow it with `ray job logs --follow`")

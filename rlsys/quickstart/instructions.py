@@ -7,29 +7,24 @@ from random import Random
 # fmt: off
 WORDS = (
     "sun", "moon", "star", "tree", "rock", "sand", "wind", "rain", "snow", "fire", "lake", "hill", "road", "ship",
-    "boat", "car", "bus", "bed", "cup", "pen", "hat", "bag", "box", "key", "map", "bell", "door", "lamp", "desk",
-    "coin", "ring", "drum", "book", "card", "leaf", "seed", "milk", "rice", "salt", "soup", "corn", "cake",
+    "boat", "car", "bus", "bed", "cup", "pen", "hat", "bag", "box", "key", "map", "bell", "door", "lamp",
 )
 # fmt: on
 CATEGORIES = {
-    "fruits": ["apple", "pear", "plum", "fig", "lemon", "mango", "grape", "peach"],
-    "colors": ["red", "blue", "green", "pink", "gray", "black", "white", "brown"],
-    "animals": ["dog", "cat", "cow", "pig", "hen", "fox", "bear", "wolf"],
-    "tools": ["saw", "axe", "hammer", "drill", "rake", "file", "pliers", "spade"],
-    "cities": ["rome", "paris", "oslo", "cairo", "lima", "delhi", "tokyo", "quito"],
-    "foods": ["bread", "cheese", "egg", "ham", "jam", "pasta", "pizza", "bean"],
+    "fruits": ["apple", "pear", "plum", "fig", "lemon", "mango"],
+    "colors": ["red", "blue", "green", "pink", "gray", "black"],
+    "animals": ["dog", "cat", "cow", "pig", "hen", "fox"],
+    "cities": ["rome", "paris", "oslo", "cairo", "lima", "delhi"],
+    "foods": ["bread", "cheese", "egg", "ham", "jam", "pasta"],
 }
-PHRASES = (
-    "Good night.", "That is all.", "The end.", "See you soon.", "All done.", "Take care.", "Have fun.", "Good luck.",
-    "Be well.", "Nice day.", "So long.", "Well done.",
-)  # fmt: skip
+PHRASES = ("Good night.", "That is all.", "The end.", "See you soon.", "All done.", "Take care.")
 COUNTS = (2, 3, 4, 5)
 CONSTRAINTS = ("capital", "lowercase", "no_comma", "end_phrase", "quotation", "bullets")
 # A constraint's demonstrator breaks it this often, so that supervised fine-tuning leaves something to learn.
 HABITS = {"capital": 0.5, "lowercase": 0.1, "no_comma": 0.55, "end_phrase": 0.45, "quotation": 0.4, "bullets": 0.3}
 WRONG_COUNT_HABIT = 0.1
 _CONFLICTS = ({"capital", "lowercase"}, {"quotation", "bullets"}, {"bullets", "no_comma"})
-HELD_OUT_FRACTION = 0.2
+HELD_OUT_FRACTION = 0.25
 
 
 @dataclass(frozen=True, slots=True)

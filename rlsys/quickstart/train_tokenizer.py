@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rlsys.quickstart.world import rows
 
-VOCABULARY = 512
+VOCABULARY = 1024
 PAD, EOS = "<|pad|>", "<|eos|>"
 ROLES = ["<|system|>", "<|user|>", "<|assistant|>"]
 TULU_TEMPLATE = (
