@@ -44,7 +44,7 @@ class LearnerSettings(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 weights and activations on GPUs, with float32 master weights and losses; float32 on CPU."""
     gradient_checkpointing: bool = False
-    zero_stage: Literal[0, 1, 2, 3] = 3
+    zero_stage: Literal[1, 2, 3] = 3
     num_threads: PositiveInt = 1
     """CPU threads of one rank."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)

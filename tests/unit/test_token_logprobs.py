@@ -103,5 +103,5 @@ def test_a_model_that_caps_its_logits_is_refused():
         intermediate_size=24, final_logit_softcapping=3.0,
     )  # fmt: skip
     model = TokenLogprobModel(Gemma2ForCausalLM(config))
-    with pytest.raises(TrainingError, match="changes its logits after the head.*got 'Gemma2ForCausalLM'"):
+    with pytest.raises(TrainingError, match=r"changes its logits after the head.*got 'Gemma2ForCausalLM'"):
         model(torch.ones(1, 4, dtype=torch.long), torch.arange(4)[None], torch.tensor([0]), torch.tensor([1]), 1.0)

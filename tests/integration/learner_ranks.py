@@ -1,0 +1,95 @@
+"""Ranks that run test programs on a real DeepSpeed engine, and the tiny models they load."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from actors.groups import Placement, RankGroup
+from actors.rank import Rank
+from rlsys.data.packing import Row
+from rlsys.recipe.learner import LearnerSettings
+from rlsys.recipe.model import ModelSettings
+
+VOCAB = 48
+TOKENIZER = str(Path(__file__).parents[2] / "rlsys/quickstart/tokenizer")
+
+
+@ray.remote
+class ProgramRank(Rank):
+    """A rank that runs whatever function of its engine a test gives it."""
+
+    def run(self, *, program: Callable[..., Any], **arguments: Any) -> Any:
+        return program(self, **arguments)
+
+
+class Ranks:
+    """Groups of 1, 2 and 4 ranks, started when first asked for."""
+
+    def __init__(self) -> None:
+        self._groups: dict[int, RankGroup] = {}
+
+    def run(self, num_ranks: int, program: Callable[..., Any], **arguments: Any) -> list[Any]:
+        """What `program(rank, **arguments)` answers, by rank."""
+        if num_ranks not in self._groups:
+            placement = Placement("test", num_ranks, cpus=0.01, start_timeout_s=300, operation_timeout_s=300)
+            self._groups[num_ranks] = RankGroup.start(ProgramRank, placement)
+        return self._groups[num_ranks].submit("run", program=program, **arguments).get()
+
+    def shutdown(self) -> None:
+        for group in self._groups.values():
+            group.shutdown()
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Ranks]:
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        num_cpus=4,
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},  # the programs are pickled by name
+    )
+    ranks = Ranks()
+    yield ranks
+    ranks.shutdown()
+    ray.shutdown()
+
+
+def tiny_model(tied: bool = True, **changes: Any) -> ModelSettings:
+    """A Llama of a few thousand weights, large enough gradients to be worth comparing."""
+    config = {
+        "model_type": "llama", "vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256, "tie_word_embeddings": tied,
+    }  # fmt: skip
+    return ModelSettings(config=config | changes, init_std=0.2, tokenizer=TOKENIZER)
+
+
+def plain_sgd(**changes: Any) -> LearnerSettings:
+    """With eps far above the gradients, a first Adam step is lr g / (|g| + eps): it shows the gradient."""
+    return LearnerSettings(**({"eps": 1.0, "max_grad_norm": 0.0, "tokens_per_micro_batch": 4096} | changes))
+
+
+def random_rows(num: int, seed: int = 0, longest: int = 24) -> list[Row]:
+    """Rows of random tokens, about half of which are targets, with a random advantage each."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(num):
+        length = int(rng.integers(3, longest + 1))
+        mask = (rng.random(length) < 0.5).astype(np.float32)
+        mask[-1] = 1.0
+        advantages = rng.normal(size=length).astype(np.float32)
+        rows.append(Row(rng.integers(0, VOCAB, length).astype(np.int32), {"mask": mask, "advantages": advantages}))
+    return rows
+
+
+def whole_weights(rank: Rank) -> dict[str, np.ndarray]:
+    """Every weight, on rank 0; an empty dictionary elsewhere."""
+    from rlsys.models.weights import weight_buckets
+
+    buckets = weight_buckets(rank.engine, 1 << 20)
+    return {name: tensor.double().numpy().copy() for bucket in buckets for name, tensor in bucket}

@@ -1,0 +1,252 @@
+"""The learner's update is that of plain PyTorch, whatever the ranks, micro-batches, packing and ZeRO stage."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from learner_ranks import Ranks, plain_sgd, random_rows, ranks, tiny_model, whole_weights  # noqa: F401
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from actors.rank import Rank
+from rlsys.algorithms.step_guard import ADVANTAGE, ALL_MASKED, GRADIENT, LOSS
+from rlsys.data.packing import Row
+from rlsys.models.engine import StepInput, StepReport
+from rlsys.recipe.learner import LearnerSettings
+from rlsys.recipe.model import ModelSettings
+
+pytestmark = pytest.mark.integration
+
+
+def weighted_logprobs(step: StepInput):
+    """A policy-gradient loss with an entropy term, over a global denominator."""
+    fields = step.fields
+    loss = -(step.logprobs * fields["advantages"] * fields["mask"]).sum() - 0.1 * (step.entropy * fields["mask"]).sum()
+    return loss / step.denominators["tokens"], {"@tokens": (fields["mask"] != 0).sum().double()}
+
+
+def share(rank: Rank, rows: list[Row]) -> list[list[Row]]:
+    return [[row] for row in rows[rank.group.rank :: rank.group.world_size]]
+
+
+def num_targets(units: list[list[Row]]) -> float:
+    return float(sum(np.count_nonzero(row.fields["mask"][1:]) for unit in units for row in unit))
+
+
+def one_step(rank: Rank, model: ModelSettings, learner: LearnerSettings, rows: list[Row], temperature: float):
+    rank.load(model=model, learner=learner)
+    before = whole_weights(rank)
+    units = share(rank, rows)
+    denominators = {"tokens": num_targets(units)}
+    report = rank.engine.train_step(
+        units, weighted_logprobs, lr=1.0, denominators=denominators, temperature=temperature
+    )
+    after = whole_weights(rank)
+    return {name: after[name] - before[name] for name in before}, before, report
+
+
+def oracle_model(model: ModelSettings, weights: dict[str, np.ndarray], dtype=torch.float64):
+    config = AutoConfig.for_model(**model.config)
+    oracle = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    oracle.load_state_dict({name: torch.from_numpy(value).to(dtype) for name, value in weights.items()}, strict=False)
+    return oracle
+
+
+def oracle_loss(oracle, rows: list[Row], temperature: float):
+    """Document by document, without padding, packing or chunks."""
+    total, tokens = 0.0, 0
+    for row in rows:
+        ids = torch.from_numpy(row.token_ids).long()[None]
+        logprobs = torch.log_softmax(oracle(input_ids=ids).logits[0, :-1] / temperature, -1)
+        taken = logprobs.gather(1, ids[0, 1:, None])[:, 0]
+        entropy = -(logprobs.exp() * logprobs).sum(-1)
+        mask = torch.from_numpy(row.fields["mask"])[1:].double()
+        advantages = torch.from_numpy(row.fields["advantages"])[1:].double()
+        total = total - (taken * advantages * mask).sum() - 0.1 * (entropy * mask).sum()
+        tokens += int(mask.sum())
+    return total / tokens
+
+
+def assert_updates_equal_gradient(update: dict[str, np.ndarray], oracle) -> None:
+    for name, parameter in oracle.named_parameters():
+        gradient = parameter.grad.numpy()
+        expected = -gradient / (np.abs(gradient) + 1.0)
+        assert np.abs(gradient).max() > 1e-3, f"{name}: nothing to compare"
+        np.testing.assert_allclose(update[name], expected, atol=1e-5, rtol=0, err_msg=name)
+
+
+CASES = {
+    1: [plain_sgd(), plain_sgd(tokens_per_micro_batch=48), plain_sgd(gradient_checkpointing=True, zero_stage=1)],
+    2: [
+        plain_sgd(tokens_per_micro_batch=48),
+        plain_sgd(tokens_per_micro_batch=96, packing="bucketed", gradient_checkpointing=True),
+        plain_sgd(tokens_per_micro_batch=200, row_length=100, zero_stage=2),
+    ],
+    4: [plain_sgd(tokens_per_micro_batch=64), plain_sgd(packing="bucketed")],
+}
+
+
+@pytest.mark.parametrize("num_ranks", CASES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_update_equals_float64_pytorch(ranks: Ranks, num_ranks: int, tied: bool):  # noqa: F811
+    model, rows, temperature = tiny_model(tied), random_rows(13), 0.8
+    oracle = None
+    for learner in CASES[num_ranks]:
+        update, before, report = ranks.run(
+            num_ranks, one_step, model=model, learner=learner, rows=rows, temperature=temperature
+        )[0]
+        if oracle is None:
+            oracle = oracle_model(model, before)
+            oracle_loss(oracle, rows, temperature).backward()
+        assert report.fault is None
+        assert_updates_equal_gradient(update, oracle)
+        norm = np.sqrt(sum((p.grad.numpy() ** 2).sum() for p in oracle.parameters()))
+        assert report.metrics["optim/grad_norm"] == pytest.approx(norm, rel=1e-5)
+
+
+def many_steps(rank: Rank, learner: LearnerSettings, num_steps: int):
+    rank.load(model=tiny_model(), learner=learner)
+    before = whole_weights(rank)
+    for step in range(num_steps):
+        units = share(rank, random_rows(8, seed=step))
+        rank.engine.train_step(units, weighted_logprobs, lr=3e-3, denominators={"tokens": num_targets(units)})
+    return before, whole_weights(rank)
+
+
+def test_zero3_on_two_ranks_equals_plain_adamw_after_20_steps(ranks: Ranks):  # noqa: F811
+    learner = LearnerSettings(eps=1e-5, weight_decay=0.1, max_grad_norm=0.5, betas=(0.9, 0.95))
+    before, after = ranks.run(2, many_steps, learner=learner, num_steps=20)[0]
+    oracle = oracle_model(tiny_model(), before, torch.float32)
+    optimizer = torch.optim.AdamW(oracle.parameters(), lr=3e-3, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.1)
+    clipped = 0
+    for step in range(20):
+        oracle_loss(oracle, random_rows(8, seed=step), 1.0).backward()
+        clipped += torch.nn.utils.clip_grad_norm_(oracle.parameters(), 0.5).item() > 0.5
+        optimizer.step()
+        optimizer.zero_grad()
+    assert clipped > 0, "the clip never acted"
+    for name, parameter in oracle.named_parameters():
+        assert np.abs(after[name] - before[name]).max() > 1e-2, f"{name} hardly moved"
+        np.testing.assert_allclose(after[name], parameter.detach().numpy(), atol=1e-6, rtol=0, err_msg=name)
+
+
+def poisoned_steps(rank: Rank, learner: LearnerSettings):
+    """A good step, every kind of bad one on rank 1 alone, the good step's successor; reports and weights."""
+    on_rank_1 = rank.group.rank == rank.group.world_size - 1
+    rank.load(model=tiny_model(), learner=learner)
+    units = share(rank, random_rows(6))
+    counts = {"tokens": num_targets(units)}
+
+    def step(objective=weighted_logprobs, units=units, denominators=counts) -> StepReport:
+        return rank.engine.train_step(units, objective, lr=1e-2, denominators=denominators)
+
+    def nan_loss(inputs: StepInput):
+        loss, sums = weighted_logprobs(inputs)
+        return (loss + torch.nan if on_rank_1 else loss), sums
+
+    def infinite_gradient(inputs: StepInput):
+        loss, sums = weighted_logprobs(inputs)
+        root = (inputs.logprobs.sum() * 0.0).abs().sqrt() if on_rank_1 else 0.0  # value 0, gradient infinite
+        return loss + root, sums
+
+    bad_field = [[Row(unit[0].token_ids, unit[0].fields | {"advantages": unit[0].fields["advantages"] + np.nan})]
+                 for unit in units]  # fmt: skip
+    step()
+    before = whole_weights(rank)
+    faults = [
+        step(nan_loss).fault,
+        step(infinite_gradient).fault,
+        step(units=bad_field if on_rank_1 else units).fault,
+        step(units=[], denominators={"tokens": 0.0}).fault,
+    ]
+    unchanged = whole_weights(rank)
+    assert all(np.array_equal(before[name], unchanged[name]) for name in before)
+    last = step()
+    return faults, last, whole_weights(rank)
+
+
+def two_good_steps(rank: Rank, learner: LearnerSettings):
+    rank.load(model=tiny_model(), learner=learner)
+    units = share(rank, random_rows(6))
+    for _ in range(2):
+        rank.engine.train_step(units, weighted_logprobs, lr=1e-2, denominators={"tokens": num_targets(units)})
+    return whole_weights(rank)
+
+
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_a_step_that_is_not_finite_is_skipped_on_every_rank_and_leaves_no_trace(ranks: Ranks, zero_stage):  # noqa: F811
+    learner = LearnerSettings(zero_stage=zero_stage, tokens_per_micro_batch=32)
+    clean = ranks.run(2, two_good_steps, learner=learner)[0]
+    for faults, last, weights in ranks.run(2, poisoned_steps, learner=learner):
+        assert faults == [LOSS, GRADIENT, ADVANTAGE, ALL_MASKED]
+        assert last.fault is None and last.metrics["optim/skipped"] == 0.0
+        for name in weights:
+            assert np.array_equal(weights[name], clean[name]), name
+
+
+def only_rank_0_works(rank: Rank):
+    rank.load(model=tiny_model(), learner=plain_sgd(tokens_per_micro_batch=32))
+    units = [[row] for row in random_rows(9)] if rank.group.rank == 0 else []
+    report = rank.engine.train_step(units, weighted_logprobs, lr=1.0, denominators={"tokens": num_targets(units)})
+    return report, whole_weights(rank), [values.tolist() for values in rank.engine.logprobs([u[0] for u in units])]
+
+
+def test_a_rank_without_rows_takes_part_with_dummies(ranks: Ranks):  # noqa: F811
+    (alone,) = ranks.run(1, only_rank_0_works)
+    with_idle, idle = ranks.run(2, only_rank_0_works)
+    assert idle[0].metrics == with_idle[0].metrics
+    assert alone[0].metrics["optim/grad_norm"] == pytest.approx(with_idle[0].metrics["optim/grad_norm"], rel=1e-6)
+    for name in alone[1]:
+        np.testing.assert_allclose(alone[1][name], with_idle[1][name], atol=1e-6, rtol=0)
+    for mine, theirs in zip(alone[2], with_idle[2], strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
+    assert idle[2] == []
+
+
+def forward_passes(rank: Rank, learner: LearnerSettings, rows: list[Row]):
+    rank.load(model=tiny_model(), learner=learner)
+    mine = [unit[0] for unit in share(rank, rows)]
+    return whole_weights(rank), rank.engine.logprobs(mine, temperature=0.7)
+
+
+def test_logprobs_are_those_of_the_model(ranks: Ranks):  # noqa: F811
+    rows = random_rows(11)
+    learner = plain_sgd(tokens_per_forward=64)
+    answers = ranks.run(2, forward_passes, learner=learner, rows=rows)
+    oracle = oracle_model(tiny_model(), answers[0][0])
+    merged = [
+        values for pair in itertools.zip_longest(answers[0][1], answers[1][1]) for values in pair if values is not None
+    ]
+    for row, values in zip(rows, merged, strict=True):
+        ids = torch.from_numpy(row.token_ids).long()[None]
+        expected = torch.log_softmax(oracle(input_ids=ids).logits[0, :-1] / 0.7, -1).gather(1, ids[0, 1:, None])[:, 0]
+        mask = row.fields["mask"][1:]
+        assert values[0] == 0.0
+        np.testing.assert_allclose(values[1:], expected.detach().numpy() * mask, atol=1e-5, rtol=0)
+
+
+def stage_change(rank: Rank, first: LearnerSettings, second: LearnerSettings, in_place: bool, folder: str):
+    """Two steps with `first`, then two with `second`, in place or through an exported folder."""
+    rank.load(model=tiny_model(), learner=first)
+    units = share(rank, random_rows(6))
+    counts = {"tokens": num_targets(units)}
+    for _ in range(2):
+        rank.engine.train_step(units, weighted_logprobs, lr=1e-2, denominators=counts)
+    if in_place:
+        rank.begin_stage(learner=second)
+    else:
+        rank.export_hf(folder=folder)
+        rank.load(model=ModelSettings(path=folder), learner=second)
+    for _ in range(2):
+        rank.engine.train_step(units, weighted_logprobs, lr=1e-2, denominators=counts)
+    return whole_weights(rank)
+
+
+def test_begin_stage_is_a_fresh_optimizer_on_the_same_weights(ranks: Ranks, tmp_path):  # noqa: F811
+    first = LearnerSettings(betas=(0.5, 0.9), max_grad_norm=0.1)
+    second = LearnerSettings(betas=(0.9, 0.95), eps=1e-4, weight_decay=0.2, max_grad_norm=0.3)
+    stages = {"first": first, "second": second, "folder": str(tmp_path)}
+    kept = ranks.run(2, stage_change, in_place=True, **stages)[0]
+    reloaded = ranks.run(2, stage_change, in_place=False, **stages)[0]
+    for name in kept:
+        assert np.array_equal(kept[name], reloaded[name]), name
