@@ -3,7 +3,7 @@ r"""Finding `\boxed{…}` and `\fbox{…}` in linear time, whatever the text."""
 import re
 from dataclasses import dataclass
 
-_TOKEN = re.compile(r"\\+(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)\s{0,20}\{|\\.|[{}]", re.DOTALL)
 _BARE = re.compile(r"\\(?:boxed|fbox)[ \t]+([^\s{}$\\][^${}\n]{0,100})")
 
 

@@ -1,15 +1,19 @@
-"""Which language a text is written in: langdetect, seeded, so that a text always has the same answer.
+"""Which language a text is written in: langdetect's answer, seeded, so that a text always has the same one.
 
-Unseeded, langdetect calls one capitalised English sentence in twenty German. The seed belongs to a detector of our own:
-the package's global one is left alone.
+Unseeded, langdetect calls one capitalised English sentence in twenty German. Its profiles and its cleaning of the text
+are used as they are; the n-grams and the sampling are done here with the same results, several times faster, and
+without a seed that is global to the process. Nakatani, "Language Detection Library for Java", 2010.
 """
 
 from functools import cache
 from random import Random
 from typing import Any
 
-from langdetect import DetectorFactory, LangDetectException
+import numpy as np
+from langdetect import DetectorFactory
+from langdetect.detector import Detector
 from langdetect.detector_factory import PROFILES_DIRECTORY
+from langdetect.utils.ngram import NGram
 
 from rlsys.verifiers.ifeval.arguments import choice
 from rlsys.verifiers.ifeval.constraint import Constraint
@@ -26,22 +30,74 @@ DETECTED_CHARACTERS = 20_000
 """langdetect reads 10,000 characters after dropping addresses; cutting first keeps the time flat in the length."""
 
 
+SEED = 0
+
+
 @cache
 def _factory() -> DetectorFactory:
     factory = DetectorFactory()
     factory.load_profile(PROFILES_DIRECTORY)
-    factory.seed = 0
     return factory
 
 
+@cache
+def _profiles() -> dict[str, np.ndarray]:
+    """How likely each n-gram is in each of the L languages: `[L]` float64. A space alone tells nothing."""
+    return {gram: np.array(shares) for gram, shares in _factory().word_lang_prob_map.items() if gram != " "}
+
+
+@cache
+def _normal(char: str) -> str:
+    """A character as the profiles have it: one for all Hangul, a space for marks and digits."""
+    return NGram.normalize(char)
+
+
 def detect_language(text: str) -> str | None:
-    """The ISO 639-1 code of a text's language; None where it holds nothing to tell by (no letters)."""
+    """The ISO 639-1 code of a text's language, `unknown` for none; None where there are no n-grams to tell by."""
     detector = _factory().create()
     detector.append(text[:DETECTED_CHARACTERS])
-    try:
-        return detector.detect()
-    except LangDetectException:
+    detector.cleaning_text()
+    grams = _grams(detector.text)
+    if not grams:
         return None
+    likelihood = _likelihood(grams)
+    best = int(likelihood.argmax())
+    return detector.langlist[best] if likelihood[best] > Detector.PROB_THRESHOLD else Detector.UNKNOWN_LANG
+
+
+def _grams(text: str) -> list[str]:
+    """The known n-grams of one to three characters, within words; none from a second capital letter to a word's end."""
+    known = _profiles()
+    found: list[str] = []
+    gram, in_capitals = " ", False
+    for char in map(_normal, text):
+        last = gram[-1]
+        in_capitals = char.isupper() and (in_capitals or last.isupper())
+        gram = " " if char == last == " " else last + char if last == " " else gram[-2:] + char
+        if not in_capitals:
+            found += [gram[-size:] for size in range(1, len(gram) + 1) if gram[-size:] in known]
+    return found
+
+
+def _likelihood(grams: list[str]) -> np.ndarray:
+    """The mean over trials of the languages' probabilities `[L]`: naive Bayes on n-grams drawn until it converges."""
+    profiles = _profiles()
+    rng = Random(SEED)
+    num_languages = len(profiles[grams[0]])
+    total = np.zeros(num_languages)
+    num_trials = 7
+    for _ in range(num_trials):
+        probability = np.full(num_languages, 1.0 / num_languages)
+        smoothing = (Detector.ALPHA_DEFAULT + rng.gauss(0.0, 1.0) * Detector.ALPHA_WIDTH) / Detector.BASE_FREQ
+        for step in range(Detector.ITERATION_LIMIT + 1):
+            probability *= profiles[rng.choice(grams)] + smoothing
+            if step % 5 == 0:
+                # As langdetect sums: in order, which numpy's sum is not.
+                probability /= sum(probability.tolist())
+                if probability.max() > Detector.CONV_THRESHOLD:
+                    break
+        total += probability / num_trials
+    return total
 
 
 def response_language(response: str, *, language: str) -> bool:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rlsys.errors import VerifierError
 from rlsys.verifiers.judgement import Judgement, VerifyMode
-from rlsys.verifiers.math.answer import Answer, Collection, Value
+from rlsys.verifiers.math.answer import Answer, Collection, Value, expressions_in
 from rlsys.verifiers.math.comparison import same_answer
-from rlsys.verifiers.math.expression import NoValueError
-from rlsys.verifiers.math.extraction import Extracted, extract_answer
+from rlsys.verifiers.math.expression import NoValueError, numeric_value, symbols
+from rlsys.verifiers.math.extraction import Extracted, extract_answer, is_formula
 from rlsys.verifiers.math.reader import read_answer
 from rlsys.verifiers.math.scanner import NotReadError
 from rlsys.verifiers.thinking import answer_part
@@ -36,6 +36,10 @@ def check_math_ground_truth(ground_truth: Any) -> None:
     """Raises VerifierError unless the ground truth is an answer in LaTeX that can be read and equals itself."""
     latex, gold = _gold(ground_truth)
     try:
+        if isinstance(gold, Answer):
+            for expression in expressions_in(gold):
+                if not symbols(expression):
+                    numeric_value(expression)
         right = _is_right((latex, gold), latex, "reward")
     except (NotReadError, NoValueError) as error:
         raise _refusal(ground_truth, str(error)) from error
@@ -103,12 +107,10 @@ def _gold(ground_truth: Any) -> Gold:
 
 @lru_cache(maxsize=_KEPT_GOLDS)
 def _read_gold(ground_truth: str) -> Gold:
-    """The gold answer: the last box if there is one, the whole text if that can be read, else its last mathematics."""
-    latex: str | None = ground_truth
-    if "box" in ground_truth or not _readable(ground_truth):
-        latex = extract_answer(ground_truth, "eval", _readable).latex
-    if latex is None:
-        raise _refusal(ground_truth, "there is no mathematics in it")
+    """The last box if there is one, the whole text if it is a formula or can be read, else its last mathematics."""
+    latex = ground_truth
+    if "box" in ground_truth or not (is_formula(ground_truth) or _readable(ground_truth)):
+        latex = extract_answer(ground_truth, "eval", _readable).latex or ground_truth
     try:
         return latex, read_answer(latex)
     except NotReadError as error:

@@ -1,5 +1,6 @@
 """The kinds of answer there are, as the reader finds them and the comparison compares them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -73,3 +74,18 @@ class Relation:
 
 
 Answer: TypeAlias = Value | Text | Based | Ratio | Collection | SetOperation | Matrix | Relation
+
+
+def expressions_in(answer: Answer) -> Iterator[Expr]:
+    """Every expression of an answer."""
+    match answer:
+        case Value(expression):
+            yield expression
+        case Ratio(parts):
+            yield from parts
+        case Matrix(rows):
+            for row in rows:
+                yield from row
+        case Collection(_, inner) | SetOperation(_, inner) | Relation(inner, _):
+            for one in inner:
+                yield from expressions_in(one)

@@ -4,10 +4,9 @@ A model's chain must hold: of 4 = 5, or 1 = 2 = 3 = 4, no part is its answer. Th
 """
 
 from fractions import Fraction
-from itertools import takewhile
 
 from rlsys.verifiers.math.answer import Answer, Collection, Ratio, Relation, Text, Value
-from rlsys.verifiers.math.equality import close, has_decimal, same_expression
+from rlsys.verifiers.math.equality import close, equal, has_decimal
 from rlsys.verifiers.math.expression import Call, Const, Div, Expr, Mul, Sym, numeric_value, symbols
 
 ROUNDED_TOLERANCE = Fraction(1, 1000)
@@ -22,8 +21,7 @@ class FalseEquationError(Exception):
 def settle_equations(answer: Answer, *, trusted: bool) -> Answer:
     """Brings each chain of equations to `name = value`, to a value, or to one equation.
 
-    Of several values the first is taken, which is the exact one where a decimal follows; of a trusted chain the last
-    before an approximation.
+    Of several values the last exact one is taken: of 2 + 2 = 4 it is 4, of 1/3 = 0.333 it is 1/3.
 
     Raises:
         FalseEquationError: a chain that is not trusted does not hold.
@@ -44,26 +42,31 @@ def _settle_chain(sides: tuple[Answer, ...], signs: tuple[str, ...], *, trusted:
     is_equation = num_names == 0 and len(sides) == 2 and any(map(_has_symbols, sides))
     if is_equation:
         return Relation(sides, ("=",))
-    if not trusted:
-        for left, right, sign in zip(values, values[1:], signs[num_names:], strict=False):
-            if not _holds(left, right, sign):
-                raise FalseEquationError
-    num_exact = 1 + sum(1 for _ in takewhile(lambda sign: sign == "=", signs[num_names:]))
-    value = values[num_exact - 1] if trusted else values[0]
+    value, still_exact = values[0], True
+    for left, right, sign in zip(values[:-1], values[1:], signs[num_names:], strict=True):
+        exact = sign == "=" and (trusted or _equal(left, right))
+        if not (exact or trusted or _about_equal(left, right, sign)):
+            raise FalseEquationError
+        still_exact = still_exact and exact
+        value = right if still_exact else value
     return Relation((sides[0], value), ("=",)) if num_names else value
 
 
-def _holds(left: Answer, right: Answer, sign: str) -> bool:
+def _equal(left: Answer, right: Answer) -> bool:
     if not (isinstance(left, Value) and isinstance(right, Value)):
         return left == right
+    return equal(left.expression, right.expression)
+
+
+def _about_equal(left: Answer, right: Answer, sign: str) -> bool:
+    """Whether one side is the other rounded, or an approximation that says so."""
+    if not (isinstance(left, Value) and isinstance(right, Value)):
+        return False
     one, other = left.expression, right.expression
-    if same_expression(one, other, "eval"):
-        return True
-    if symbols(one) | symbols(other):
+    if symbols(one) | symbols(other) or not (sign == "approx" or has_decimal(one) or has_decimal(other)):
         return False
     tolerance = APPROXIMATION_TOLERANCE if sign == "approx" else ROUNDED_TOLERANCE
-    rounded = sign == "approx" or has_decimal(one) or has_decimal(other)
-    return rounded and close(numeric_value(one), numeric_value(other), tolerance)
+    return close(numeric_value(one), numeric_value(other), tolerance)
 
 
 def _has_symbols(answer: Answer) -> bool:

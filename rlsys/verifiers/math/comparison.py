@@ -32,6 +32,7 @@ from rlsys.verifiers.math.units import units_conflict
 
 _TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "!=": "!="}
 _PROPORTIONAL = Fraction(1, 10**30)
+_MAX_REPEATS = 10
 _WORD_SEPARATOR = re.compile(r"\s*(?:[,;&]|\band\b)\s*")
 
 
@@ -61,9 +62,9 @@ def _same(gold: Answer, answer: Answer, mode: VerifyMode) -> bool:
             return _same_digits(gold, answer)
         case Ratio(), Ratio():
             return _same_ratio(gold, answer, mode)
-        case (Ratio((first, second), ""), Value()):
+        case (Ratio((first, second), ""), Value(_, "")):
             return _same_value(Value(Div(first, second)), answer, mode)
-        case (Value(), Ratio((first, second), "")):
+        case (Value(_, ""), Ratio((first, second), "")):
             return _same_value(gold, Value(Div(first, second)), mode)
         case Matrix(), Matrix():
             return len(gold.rows) == len(answer.rows) and all(
@@ -125,7 +126,7 @@ def _same_set(gold: Answer, answer: Answer, mode: VerifyMode) -> bool:
 
 
 def _same_value(gold: Value, answer: Value, mode: VerifyMode) -> bool:
-    if units_conflict(gold.unit, answer.unit):
+    if units_conflict(_unit(gold), _unit(answer)):
         return False
     match gold.expression, answer.expression:
         case Call("percent", (one,)), Call("percent", (other,)):
@@ -136,6 +137,13 @@ def _same_value(gold: Value, answer: Value, mode: VerifyMode) -> bool:
             asked_in_percent = not symbols(one) and abs(numeric_value(one)) > 1
             return same_expression(one, other if asked_in_percent else answer.expression, mode)
     return same_expression(_without_degrees(gold.expression), _without_degrees(answer.expression), mode)
+
+
+def _unit(value: Value) -> str:
+    match value.expression:
+        case Call("percent" | "degrees" as unit):
+            return unit
+    return value.unit
 
 
 def _without_degrees(expression: Expr) -> Expr:
@@ -182,12 +190,15 @@ def _same_items(gold: Sequence[Answer], answer: Sequence[Answer], mode: VerifyMo
 
 def _same_in_any_order(gold: Sequence[Answer], answer: Sequence[Answer], mode: VerifyMode) -> bool:
     """Each item of one is matched by one of the other; an answer may repeat itself, a gold answer means it."""
-    repeats = [any(_same(item, earlier, "eval") for earlier in answer[:place]) for place, item in enumerate(answer)]
-    if len(gold) != len(answer):
-        answer = [item for item, repeated in zip(answer, repeats, strict=True) if not repeated]
-    if len(gold) != len(answer):
-        return False
     open_items = list(answer)
+    if len(gold) < len(answer) <= len(gold) + _MAX_REPEATS:
+        open_items = [
+            item
+            for place, item in enumerate(answer)
+            if not any(_same(item, earlier, "eval") for earlier in answer[:place])
+        ]
+    if len(gold) != len(open_items):
+        return False
     for item in gold:
         match = next((place for place, other in enumerate(open_items) if _same(item, other, mode)), None)
         if match is None:

@@ -41,14 +41,29 @@ def same_expression(gold: Expr, answer: Expr, mode: VerifyMode) -> bool:
     Raises:
         NoValueError: one of them is undefined, or costs too much to compute.
     """
-    if gold == answer:
-        return True
     names = symbols(gold) | symbols(answer)
-    if names:
-        return _same_function(gold, answer, names)
+    if names or gold == answer:
+        return equal(gold, answer)
     if mode == "reward" and _is_literal(gold) and not _is_worked_out(answer, exact_value(gold)):
         return False
-    return _same_number(gold, answer, mode)
+    return equal(gold, answer) or _about_the_same_number(gold, answer, mode)
+
+
+def equal(first: Expr, second: Expr) -> bool:
+    """Whether two expressions are equal, without any tolerance.
+
+    Raises:
+        NoValueError: one of them is undefined, or costs too much to compute.
+    """
+    if first == second:
+        return True
+    names = symbols(first) | symbols(second)
+    if names:
+        return _same_function(first, second, names)
+    exact = exact_value(first), exact_value(second)
+    if None not in exact:
+        return exact[0] == exact[1]
+    return close(numeric_value(first), numeric_value(second), _EXACT_RELATIVE)
 
 
 def _same_function(gold: Expr, answer: Expr, names: set[str]) -> bool:
@@ -67,24 +82,16 @@ def _same_function(gold: Expr, answer: Expr, names: set[str]) -> bool:
     return num_points >= MIN_POINTS
 
 
-def _same_number(gold: Expr, answer: Expr, mode: VerifyMode) -> bool:
-    exact_gold, exact_answer = exact_value(gold), exact_value(answer)
-    if exact_gold is not None and exact_gold == exact_answer:
-        return True
-    if exact_gold is not None and exact_answer is not None:
-        values: tuple[Any, Any] = exact_gold, exact_answer
-    else:
-        values = numeric_value(gold), numeric_value(answer)
-        if close(*values, _EXACT_RELATIVE):
-            return True
+def _about_the_same_number(gold: Expr, answer: Expr, mode: VerifyMode) -> bool:
+    exact_gold = exact_value(gold)
     gold_decimal, answer_decimal = has_decimal(gold), has_decimal(answer)
-    if exact_gold is not None and exact_gold.denominator == 1:
+    if not (gold_decimal or answer_decimal) or (exact_gold is not None and exact_gold.denominator == 1):
         return False
-    if gold_decimal or answer_decimal:
-        if close(*values, DECIMAL_TOLERANCE):
-            return True
-        if mode == "eval" and gold_decimal != answer_decimal:
-            return _is_rounding(gold, values[1]) if gold_decimal else _is_rounding(answer, values[0])
+    values = numeric_value(gold), numeric_value(answer)
+    if close(*values, DECIMAL_TOLERANCE):
+        return True
+    if mode == "eval" and gold_decimal != answer_decimal:
+        return _is_rounding(gold, values[1]) if gold_decimal else _is_rounding(answer, values[0])
     return False
 
 

@@ -19,6 +19,8 @@ from rlsys.verifiers.math.number_reader import NumberReader
 from rlsys.verifiers.math.scanner import NotReadError
 
 MAX_DEPTH = 40
+MAX_OPERATIONS = 200
+"""Powers, quotients and functions of one answer; sums and products, which do not nest, are not counted."""
 
 
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
@@ -61,7 +63,7 @@ _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 UNIT_WORDS = frozenset(
     {
         *("cm", "mm", "km", "ft", "in", "yd", "mi", "kg", "mg", "ml", "lb", "lbs", "oz", "hr", "hrs", "min", "mins"),
-        *("mph", "kph", "am", "pm", "cent", "cents", "USD", "unit", "units", "sq", "pct", "deg"),
+        *("mph", "kph", "am", "pm", "AM", "PM", "cent", "cents", "USD", "unit", "units", "sq", "pct", "deg"),
     }
 )
 """Short words that are units rather than products of variables; longer ones are words anyway."""
@@ -87,10 +89,12 @@ class ExpressionReader(NumberReader):
         super().__init__(text)
         self._depth = 0
         self._in_bars = 0
+        self._num_operations = 0
 
     def sum(self) -> Expr:
         """Reads a sum."""
         self._depth += 1
+        self._count()
         if self._depth > MAX_DEPTH:
             raise NotReadError("nested too deeply")
         terms = [self._signed_product(self.take("+", "-", "\\pm", "\\mp"))]
@@ -118,6 +122,7 @@ class ExpressionReader(NumberReader):
             if self.take("*"):
                 result = _times(result, negative(self._power()) if self.take("-") else self._power())
             elif self.take("/"):
+                self._count()
                 result = Div(result, negative(self._power()) if self.take("-") else self._power())
             elif self.factor_follows():
                 result = _times(result, self._power())
@@ -157,15 +162,22 @@ class ExpressionReader(NumberReader):
             or command in ("frac", "sqrt", "binom", "lfloor", "lceil", "angle", "triangle")
         )
 
+    def _count(self) -> None:
+        self._num_operations += 1
+        if self._num_operations > MAX_OPERATIONS:
+            raise NotReadError("too many operations")
+
     def _power(self) -> Expr:
         base = self._postfix(self.primary())
         if self.take("^"):
+            self._count()
             exponent = self._argument(single_digit=False)
             base = self._postfix(Pow(base, exponent))
         return base
 
     def _postfix(self, operand: Expr) -> Expr:
         while mark := self.take("!", "%", "\\degree"):
+            self._count()
             operand = Call({"!": "factorial", "%": "percent", "\\degree": "degrees"}[mark], (operand,))
         return operand
 

@@ -22,7 +22,8 @@ _WHOLE_CHARS = 200
 _MARKUP = re.compile(r"\\(?:text|textbf|quad|qquad|[()\[\],;! ])|[${}\s.,;:&*]|\\\\")
 _FINAL_ANSWER = re.compile(r"final answer(?:\s+is)?\s*:?\**", re.IGNORECASE)
 _ANSWER_IS = re.compile(r"\banswer\b[^\n.=:]{0,60}?(?:\bis\b|:|=)", re.IGNORECASE)
-_I_HOPE = re.compile(r"[\s.]*I hope it is correct", re.IGNORECASE)
+_FINAL_ANSWER_IS = re.compile("final answer is", re.IGNORECASE)
+_I_HOPE = re.compile("I hope it is correct", re.IGNORECASE)
 _TURN_END = re.compile(r"[\s.]*(?:I hope it is correct|<\|)", re.IGNORECASE)
 _SEGMENT = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<![\\$])\$([^$\n]+?)(?<!\\)\$", re.DOTALL)
 _JOINT = re.compile(r"\s*(?:,?\s*(?:and|or)|,|;)\s*", re.IGNORECASE)
@@ -91,11 +92,8 @@ def _joins(gap: str) -> bool:
 
 def _final_answer_phrase(text: str) -> str | None:
     """What follows the last "final answer is", up to "I hope it is correct" or the end of the line."""
-    lowered_end = text.lower().rfind("final answer is")
-    if lowered_end < 0:
-        return None
-    rest = text[lowered_end + len("final answer is") : lowered_end + _PHRASE_CHARS].lstrip(" :*\n")
-    return _statement(rest)
+    end = max((found.end() for found in _FINAL_ANSWER_IS.finditer(text)), default=None)
+    return None if end is None else _statement(text[end : end + _PHRASE_CHARS].lstrip(" :*\n"))
 
 
 def _statement(rest: str) -> str | None:
@@ -129,7 +127,8 @@ def _content(segment: re.Match[str]) -> str:
 def _last_mathematics(text: str, readable: Callable[[str], bool]) -> str | None:
     """The answer of a response that marks none: a text that is one, "the answer is X", the last formula or number."""
     stripped = text.strip()
-    if len(stripped) <= _WHOLE_CHARS and _is_bare(stripped) and readable(stripped):
+    short = len(stripped) <= _WHOLE_CHARS
+    if short and "[" not in stripped[1:] and is_formula(stripped, max_words=_FEW_WORDS) and readable(stripped):
         return stripped
     text = stripped[-_LAST_CHARS:]
     for pattern in (_FINAL_ANSWER, _ANSWER_IS):
@@ -144,12 +143,12 @@ def _last_mathematics(text: str, readable: Callable[[str], bool]) -> str | None:
     return _last_formula(text) or _last_in_brackets(text, readable) or _last_number(text)
 
 
-def _is_bare(text: str) -> bool:
-    """Whether a text is one formula, or so few words that it can be an answer as a whole."""
-    if _SEGMENT.fullmatch(text):
+def is_formula(text: str, *, max_words: int = 0) -> bool:
+    """Whether a text is mathematics as a whole, with no more words around it than these."""
+    if _SEGMENT.fullmatch(text.strip()):
         return True
     words = _WORD.findall(_COMMAND_OR_TEXT.sub(" ", text))
-    return not _SEGMENT.search(text) and text.count("$") != 1 and len(words) <= _FEW_WORDS and "[" not in text[1:]
+    return not _SEGMENT.search(text) and text.count("$") != 1 and len(words) <= max_words
 
 
 def _last_formula(text: str) -> str | None:

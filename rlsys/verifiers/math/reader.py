@@ -24,7 +24,7 @@ from rlsys.verifiers.math.answer import (
     Value,
 )
 from rlsys.verifiers.math.cleaning import MAX_ANSWER_CHARS, clean, text_key
-from rlsys.verifiers.math.expression import Call, Const, Expr, Mul, Sym, negative, signs_resolved
+from rlsys.verifiers.math.expression import Call, Const, Expr, Mul, Num, Sym, exact_value, negative, signs_resolved
 from rlsys.verifiers.math.expression_reader import ExpressionReader, is_word
 from rlsys.verifiers.math.scanner import NotReadError
 
@@ -133,7 +133,7 @@ class _AnswerReader(ExpressionReader):
             return matrix
         expression = self.sum()
         if self.at_matrix():
-            return Matrix(tuple(tuple(Mul((expression, entry)) for entry in row) for row in self.matrix_rows()))
+            return Matrix(tuple(tuple(_scaled(expression, entry) for entry in row) for row in self.matrix_rows()))
         parts = [expression]
         while self.take(":"):
             parts.append(self.sum())
@@ -202,6 +202,11 @@ def _value_with_unit(expression: Expr, unit: str) -> Answer:
     if isinstance(expression, Sym) and is_word(expression.name) and (unit or len(expression.name.split()) > 1):
         return Text(text_key(f"{expression.name} {unit}"))
     return Value(expression, unit)
+
+
+def _scaled(factor: Expr, entry: Expr) -> Expr:
+    values = exact_value(factor), exact_value(entry)
+    return Mul((factor, entry)) if values[0] is None or values[1] is None else Num(values[0] * values[1])
 
 
 def _resolved(answer: Answer) -> list[Answer]:

@@ -25,6 +25,8 @@ _KNOWN = {
     "year": "yr yrs",
     "$": "dollar usd",
     "cent": "",
+    "percent": "",
+    "degree": "deg",
     "am": "a.m",
     "pm": "p.m",
 }
