@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -82,11 +83,12 @@ def compare(
     """Prints a line of the table."""
 
     def baseline() -> int:
-        texts = (tokenizer.apply_chat_template(batch, tokenize=False) for batch in batches)
+        texts: list[Any] = [tokenizer.apply_chat_template(batch, tokenize=False) for batch in batches]
         return sum(len(ids) for text in texts for ids in tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def ours() -> int:
-        return sum(len(row.token_ids) for batch in batches for row in chat.encode_conversations(batch))
+        rows: list[Any] = [row for batch in batches for row in chat.encode_conversations(batch)]
+        return sum(len(row.token_ids) for row in rows)
 
     tokens = baseline()
     assert tokens == ours()

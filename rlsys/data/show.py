@@ -1,7 +1,6 @@
 """Prints a row as the model sees it: what is learned, what is a special token, and the ids where asked for."""
 
 from itertools import groupby
-from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -9,15 +8,13 @@ from rlsys.data.chat import ChatTokenizer
 from rlsys.data.row import Row
 from rlsys.data.tokenized import TokenizedRow
 
-Style: TypeAlias = Literal["plain", "learned", "special", "learned special"]
-
-_COLOURS: dict[Style, tuple[str, str]] = {
+_COLOURS: dict[str, tuple[str, str]] = {
     "plain": ("\x1b[2m", "\x1b[0m"),
     "learned": ("\x1b[32m", "\x1b[0m"),
     "special": ("\x1b[31m", "\x1b[0m"),
     "learned special": ("\x1b[1;32m", "\x1b[0m"),
 }
-_BRACKETS: dict[Style, tuple[str, str]] = {
+_BRACKETS: dict[str, tuple[str, str]] = {
     "plain": ("", ""),
     "learned": ("[[", "]]"),
     "special": ("", ""),
@@ -53,7 +50,7 @@ def marked_text(tokens: TokenizedRow, chat: ChatTokenizer, *, colour: bool) -> s
     marks = _COLOURS if colour else _BRACKETS
     learned = tokens.loss_weights > 0
     special = np.isin(tokens.token_ids, list({*chat.tokenizer.all_special_ids, *chat.tokenizer.added_tokens_decoder}))
-    styles: list[Style] = [
+    styles = [
         _style(is_learned, is_special and colour) for is_learned, is_special in zip(learned, special, strict=True)
     ]
     text: list[str] = []
@@ -63,7 +60,7 @@ def marked_text(tokens: TokenizedRow, chat: ChatTokenizer, *, colour: bool) -> s
     return "".join(text)
 
 
-def _style(learned: bool, special: bool) -> Style:
+def _style(learned: bool, special: bool) -> str:
     if learned:
         return "learned special" if special else "learned"
     return "special" if special else "plain"
