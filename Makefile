@@ -20,8 +20,10 @@ lint: install-test
 	.venv/bin/ruff format --check .
 	.venv/bin/basedpyright --level error
 
+# Tests without Ray run two at a time; those that start engines and clusters run alone.
 test: lint
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -n 2 -q tests/unit tests/real_data $(ARGS)
+	.venv/bin/python -m pytest -q tests/integration $(ARGS)
 
 lock: install-test
 	.venv/bin/python requirements/lock.py

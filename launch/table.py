@@ -24,5 +24,7 @@ def print_table(
         evaluation = result.get("evaluation", {})
         cells = [f"{100 * evaluation[name]:.1f}" if name in evaluation else "" for name in names]
         table.add_row(label, *cells, f"{result['seconds']:.0f}", f"{result['evaluation_seconds']:.0f}")
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    # A log file has no width of its own: nothing is cut there.
+    (console if console.is_terminal else Console(highlight=False, width=160)).print(table)
     print(f"start-up {start_up_s:.0f} s, in all {total_s:.0f} s; everything is in {folder}, begin with report.html")

@@ -22,7 +22,7 @@ OWNED_BY_RLSYS = {
 class LearnerSettings(Section):
     """Optimizer, micro-batches and DeepSpeed settings of one trained model."""
 
-    lr: Positive = 1e-6
+    lr: NonNegative = 1e-6
     """Peak learning rate."""
     schedule: ScheduleSettings = ScheduleSettings()
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)

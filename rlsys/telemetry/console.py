@@ -33,14 +33,15 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
 class ConsoleTracker:
     """Prints a line a step, with what a person watches a run for; everything else is in metrics.jsonl."""
 
-    def __init__(self, *, stage: str, total_steps: int, console: Console | None = None) -> None:
+    def __init__(self, *, stage: str, total_steps: int = 0, console: Console | None = None) -> None:
         self._stage, self._total = stage, total_steps
         self._console = console or Console(highlight=False)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Prints the step."""
         width = len(str(self._total))
-        line = Text.assemble((self._stage, "bold"), " ", (f"{step:>{width}}/{self._total}", "cyan"))
+        count = f"{step:>{width}}/{self._total}" if self._total else str(step)
+        line = Text.assemble((self._stage, "bold"), " ", (count, "cyan"))
         shown = [(label, form.format(metrics[name])) for name, label, form in COLUMNS if name in metrics]
         shown += [(name, f"{value:.3f}") for name, value in metrics.items() if name.startswith("eval/")]
         for label, value in shown:
