@@ -11,7 +11,8 @@
 
 Anything that goes wrong before `commit` ends in one `PublicationError`; no version was flipped and the engines whose
 weights were touched sample nothing until a publication succeeds. The group is given up, and the next publication
-builds another with the engines that are then there.
+builds another with the engines that are then there. Only an engine that dies fails in `commit`; the others have then
+flipped.
 """
 
 import time
@@ -163,7 +164,11 @@ class WeightPublisher:
         except PublicationError:
             self._give_up()
             raise
-        self._phase("commit", lambda: self._commit(version))
+        try:
+            self._phase("commit", lambda: self._commit(version))
+        except PublicationError:
+            self._connected = False
+            raise
         self._seconds["total"] = time.perf_counter() - started
         return PublicationReport(
             version=version,

@@ -24,7 +24,16 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from rlsys.errors import WeightTransferError
-from rlsys.weights.channel import BucketHeader, HeaderStore, Rendezvous, broadcast, gloo_group, header_from_json, unpack
+from rlsys.weights.channel import (
+    BucketHeader,
+    HeaderStore,
+    Rendezvous,
+    broadcast,
+    first_line,
+    gloo_group,
+    header_from_json,
+    unpack,
+)
 from rlsys.weights.digest import DigestName, TensorDigest, digest_tensor
 from rlsys.weights.receipt import Receipt
 
@@ -154,7 +163,8 @@ class BucketReceiver(WeightTransferEngine[GroupInfo, TransferInfo]):
         try:
             loaded = self.model.load_weights([(name, tensor)])  # pyright: ignore[reportCallIssue]
         except Exception as error:  # any of vLLM's loaders; counted in the receipt, which fails the publication
-            self._problems.append(f"tensor {name} of shape {tuple(tensor.shape)} was refused: {error or repr(error)}")
+            why = first_line(error)[:200]
+            self._problems.append(f"tensor {name} of shape {tuple(tensor.shape)} was refused: {why}")
             return
         if loaded is not None and not loaded and not self._needs_no_parameter(name):
             self._problems.append(f"tensor {name} arrived and the model has no place for it")

@@ -1,0 +1,219 @@
+"""Who does what in which order, and that nobody flips when anybody cannot."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+
+from rlsys.errors import ActorError, WeightTransferError
+from rlsys.recipe.rollout import UpdateMode
+from rlsys.weights.channel import Rendezvous
+from rlsys.weights.digest import TensorDigest
+from rlsys.weights.publisher import PublicationError, PublicationSettings, Reception, WeightPublisher
+from rlsys.weights.receipt import Receipt
+from rlsys.weights.sender import Manifest
+
+TENSORS = (TensorDigest("a", "float32", (2,), "aa"), TensorDigest("b", "float32", (3,), "bb"))
+LOGPROBS = np.array([-1.0, -2.0], np.float32)
+CANARY = [1, 2, 3]
+
+
+class World:
+    """One learner and its engines; every call is written down, and may be made to fail."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.faults: dict[str, Exception] = {}
+        self.silent: set[str] = set()
+
+    def answer(self, call: str, value: Callable[[], object] = lambda: None) -> Future:
+        self.calls.append(call)
+        future: Future = Future()
+        if call in self.faults:
+            future.set_exception(self.faults.pop(call))
+        elif call not in self.silent:
+            future.set_result(value())
+        return future
+
+
+class ScriptedLearner:
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def open_group(self, *, num_receivers: int, deadline_s: float) -> Future:
+        return self.world.answer(f"open {num_receivers}", lambda: Rendezvous("h", 1, 1 + num_receivers, deadline_s))
+
+    def join_group(self) -> Future:
+        return self.world.answer("join")
+
+    def send_weights(self, *, transfer: int, cap_bytes: int) -> Future:
+        return self.world.answer(f"send {transfer}", lambda: Manifest(transfer, TENSORS, 20, 1, 20, 0.1))
+
+    def canary_logprobs(self, token_ids: Sequence[int]) -> Future:
+        return self.world.answer("canary", lambda: LOGPROBS)
+
+    def close_group(self) -> Future:
+        return self.world.answer("close")
+
+
+class ScriptedEngine:
+    def __init__(self, world: World, name: str, num_ranks: int = 1) -> None:
+        self.world, self.name, self.num_ranks = world, name, num_ranks
+        self.version = 0
+        self.tensors = [TENSORS] * num_ranks
+        self.problems: tuple[str, ...] = ()
+        self.logprobs = LOGPROBS
+
+    def prepare_update(self, mode: UpdateMode) -> Future:
+        return self.world.answer(f"{self.name} prepare {mode}")
+
+    def connect_weights(self, rendezvous: Rendezvous, *, rank_offset: int, digest: str) -> Future:
+        return self.world.answer(f"{self.name} connect {rank_offset} of {rendezvous.world_size} {digest}")
+
+    def receive_weights(self, transfer: int, *, canary_ids: Sequence[int]) -> Future:
+        receipts = tuple(Receipt(tensors, self.problems, 20, 0.1) for tensors in self.tensors)
+        return self.world.answer(f"{self.name} receive {transfer}", lambda: Reception(receipts, self.logprobs))
+
+    def commit_version(self, version: int) -> Future:
+        self.version = version
+        return self.world.answer(f"{self.name} commit {version}")
+
+    def abandon_update(self) -> Future:
+        return self.world.answer(f"{self.name} abandon")
+
+
+def scene(*num_ranks: int, **settings) -> tuple[World, list[ScriptedEngine], WeightPublisher]:
+    world = World()
+    engines = [ScriptedEngine(world, f"rollout-{index}", ranks) for index, ranks in enumerate(num_ranks)]
+    return world, engines, WeightPublisher(ScriptedLearner(world), engines, PublicationSettings(**settings))
+
+
+def test_first_publication_connects_and_the_next_does_not():
+    world, engines, publisher = scene(2, 1)
+    first = publisher.publish(4, canary_ids=CANARY)
+    assert world.calls == [
+        "rollout-0 prepare in_flight",
+        "rollout-1 prepare in_flight",
+        "open 3",
+        "join",
+        "rollout-0 connect 1 of 4 fold64",
+        "rollout-1 connect 3 of 4 fold64",
+        "send 1",
+        "rollout-0 receive 1",
+        "rollout-1 receive 1",
+        "canary",
+        "rollout-0 commit 4",
+        "rollout-1 commit 4",
+    ]
+    world.calls.clear()
+    second = publisher.publish(5)
+    assert [call for call in world.calls if "connect" in call or "open" in call or "canary" in call] == []
+    assert [engine.version for engine in engines] == [5, 5]
+    assert (first.new_group, second.new_group, first.num_tensors, first.num_bytes) == (True, False, 2, 20)
+    assert first.canary_gap == 0.0 and np.isnan(second.canary_gap)
+    assert set(first.seconds) == {"prepare", "connect", "transfer", "compare", "commit", "total"}
+    assert "connect" not in second.seconds
+
+
+def corrupt(engine: ScriptedEngine) -> None:
+    engine.tensors = [TENSORS] * (engine.num_ranks - 1) + [(TENSORS[0], TensorDigest("b", "float32", (3,), "xx"))]
+
+
+def lose(engine: ScriptedEngine) -> None:
+    engine.tensors = [TENSORS[:1]] * engine.num_ranks
+
+
+def leave_unloaded(engine: ScriptedEngine) -> None:
+    engine.problems = ("no weights arrived for model.norm (0 of 64 elements)",)
+
+
+def compute_otherwise(engine: ScriptedEngine) -> None:
+    engine.logprobs = LOGPROBS + np.array([0.0, 0.5], np.float32)
+
+
+def compute_nothing(engine: ScriptedEngine) -> None:
+    engine.logprobs = LOGPROBS * np.float32("nan")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (corrupt, "tensor b was sent with digest bb and arrived with xx"),
+        (lose, "tensor b was sent and did not arrive"),
+        (leave_unloaded, "no weights arrived for model.norm"),
+        (compute_otherwise, "the canary's logprobs differ from the learner's by 0.5, more than 0.01"),
+        (compute_nothing, "the canary's logprobs differ from the learner's by nan, more than 0.01"),
+    ],
+)
+def test_a_wrong_engine_stops_the_flip_of_all(fault: Callable[[ScriptedEngine], None], said: str):
+    world, engines, publisher = scene(1, 2)
+    fault(engines[1])
+    with pytest.raises(WeightTransferError, match=f"engine rollout-1 has wrong weights: .*{said}") as caught:
+        publisher.publish(4, canary_ids=CANARY)
+    assert isinstance(caught.value, PublicationError)
+    assert (caught.value.phase, caught.value.engines) == ("compare", ("rollout-1",))
+    assert [engine.version for engine in engines] == [0, 0]
+    assert world.calls[-3:] == ["close", "rollout-0 abandon", "rollout-1 abandon"]
+    engines[1].tensors, engines[1].problems, engines[1].logprobs = [TENSORS] * 2, (), LOGPROBS
+    assert publisher.publish(4, canary_ids=CANARY).new_group
+    assert [engine.version for engine in engines] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    "call", ["rollout-0 prepare in_flight", "open 2", "join", "send 1", "rollout-0 receive 1", "canary"]
+)
+def test_whoever_fails_before_the_flip_stops_it(call: str):
+    world, engines, publisher = scene(1, 1)
+    world.faults[call] = ActorError("it died", fix="replace it")
+    with pytest.raises(PublicationError, match="it died") as caught:
+        publisher.publish(4, canary_ids=CANARY)
+    assert caught.value.engines == (("rollout-0",) if call.startswith("rollout-0") else ())
+    assert [engine.version for engine in engines] == [0, 0]
+    assert publisher.publish(4, canary_ids=CANARY).new_group
+
+
+def test_silence_is_an_error_at_the_deadline_that_names_who_was_silent():
+    world, engines, publisher = scene(1, 1, deadline_s=0.05)
+    world.silent = {"rollout-1 receive 1", "rollout-1 abandon"}
+    with pytest.raises(PublicationError, match=r"engine rollout-1: no answer in 0.0625 s") as caught:
+        publisher.publish(4)
+    assert (caught.value.phase, caught.value.engines) == ("transfer", ("rollout-1",))
+    assert [engine.version for engine in engines] == [0, 0]
+
+
+def test_one_error_speaks_for_all_who_failed():
+    world, _, publisher = scene(1, 1)
+    world.faults = {"rollout-0 receive 1": ActorError("died"), "rollout-1 receive 1": WeightTransferError("was lost")}
+    with pytest.raises(PublicationError, match="engine rollout-0: died; engine rollout-1: was lost") as caught:
+        publisher.publish(4)
+    assert caught.value.engines == ("rollout-0", "rollout-1")
+
+
+def test_other_engines_get_a_new_group():
+    world, engines, publisher = scene(1, 1)
+    publisher.publish(1)
+    publisher.set_engines([engines[0], replacement := ScriptedEngine(world, "rollout-2")])
+    world.calls.clear()
+    assert publisher.publish(2).new_group
+    assert "rollout-2 connect 2 of 3 fold64" in world.calls and "rollout-1 commit 2" not in world.calls
+    assert (engines[0].version, engines[1].version, replacement.version) == (2, 1, 2)
+
+
+def test_draining_has_a_deadline_of_its_own():
+    world, _, publisher = scene(1, mode="drain", deadline_s=60.0, drain_deadline_s=0.05)
+    world.silent = {"rollout-0 prepare drain"}
+    with pytest.raises(PublicationError, match=r"no answer in 0\.05 s") as caught:
+        publisher.publish(1)
+    assert caught.value.phase == "prepare"
+
+
+def test_an_engine_that_dies_at_the_flip_is_named_and_the_others_have_flipped():
+    world, engines, publisher = scene(1, 1)
+    world.faults["rollout-1 commit 4"] = ActorError("died")
+    with pytest.raises(PublicationError, match="engine rollout-1: died") as caught:
+        publisher.publish(4)
+    assert (caught.value.phase, engines[0].version) == ("commit", 4)
+    assert not [call for call in world.calls if "abandon" in call]
+    publisher.set_engines(engines[:1])
+    assert publisher.publish(5).new_group
