@@ -98,6 +98,8 @@ def run_recipe(recipe: Recipe, *, resume: str = "auto", from_stage: str | None =
     path = Path(recipe.runs) / recipe.name
     text = tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
     with RunFolder.open(path.absolute(), resume=resume, recipe_toml=text, command=sys.argv) as folder:
+        if folder.recipe_changes:
+            print("the recipe has changed since the last start:", *folder.recipe_changes, sep="\n  ", flush=True)
         if from_stage is not None:
             folder.set_aside_from(labels.index(from_stage) + 1)
         results: dict[str, dict[str, Any]] = {}
@@ -206,7 +208,8 @@ def running(recipe: Recipe, folder: Path, *, own_weights: bool = False) -> Itera
 def prepare(recipe: Recipe, folder: Path) -> ModelFolder:
     """The folder with configuration, tokenizer and chat template."""
     data = next((data for stage in recipe.stage if (data := data_of(stage)) is not None), DataSettings())
-    ref = prepare_model.remote(recipe.model, data, str(folder / "model"))
+    model = recipe.model.model_copy(update={"init_seed": recipe.model.init_seed + recipe.seed})
+    ref = prepare_model.remote(model, data, str(folder / "model"))
     return get(ref, timeout_s=recipe.cluster.start_timeout_s, what="preparing the model's folder")
 
 

@@ -17,6 +17,7 @@ class ModelSettings(Section):
     init_std: Annotated[float, Field(gt=0)] | None = None
     """Standard deviation of random initialisation; the configuration's own `initializer_range` when absent."""
     init_seed: int = 0
+    """Of random initialisation; the recipe's seed is added to it."""
     tokenizer: str | None = None
     """Folder of the tokenizer with its chat template; `path` when absent."""
     attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"

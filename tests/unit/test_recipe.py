@@ -9,6 +9,7 @@ import pytest
 from launch.dry_run import describe
 from rlsys.errors import RecipeError
 from rlsys.recipe.load import build_recipe, load_recipe
+from rlsys.recipe.reference import render
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "configs").rglob("*.toml"))
@@ -137,3 +138,8 @@ def test_recipes_and_help_import_nothing_heavy():
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert printed.stdout.strip() == "[]", printed.stderr
+
+
+def test_the_reference_page_is_true():
+    """Written by `python -m rlsys.recipe.reference > docs/recipe.md`."""
+    assert (ROOT / "docs" / "recipe.md").read_text() == render()

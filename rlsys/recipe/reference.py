@@ -1,0 +1,86 @@
+"""Every key of a recipe with its type, default and meaning, from the sections' own docstrings.
+
+python -m rlsys.recipe.reference > docs/recipe.md
+"""
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from rlsys.recipe.recipe import SHARED_SECTIONS, STAGE_KINDS, Recipe
+
+HEAD = f"""# The recipe
+
+Every key, with its type, default and meaning. This page is written by `python -m rlsys.recipe.reference`; a test keeps it true.
+
+A recipe is TOML. `[[stage]]` tables run in order; each has a `kind`. The tables {", ".join(f"`[{s}]`" for s in SHARED_SECTIONS)}
+at the top level are defaults for every stage that has such a section; what a stage says itself wins. An override on the command
+line (`rlvr.learner.lr=1e-6`, `learner.lr=1e-6` for all stages, `seed=1`) beats both. A path may be `stage:NAME/FILE` (what an
+earlier stage wrote) or, for data and models, `hf:owner/name`.
+"""
+
+
+def render() -> str:
+    """The page."""
+    return "\n".join([HEAD, *_sections()]) + "\n"
+
+
+def _sections() -> Iterator[str]:
+    seen: set[type[BaseModel]] = set()
+    yield from _section("Top level", Recipe, seen)
+    for kind, stage in STAGE_KINDS.items():
+        yield from _section(f'`[[stage]]` with `kind = "{kind}"`', stage, seen)
+
+
+def _section(title: str, model: type[BaseModel], seen: set[type[BaseModel]]) -> Iterator[str]:
+    seen.add(model)
+    yield f"## {title}\n"
+    yield f"{(model.__doc__ or '').strip()}\n"
+    yield "| key | type | default | meaning |\n|---|---|---|---|"
+    inside: list[tuple[str, type[BaseModel]]] = []
+    for key, field in model.model_fields.items():
+        section = _section_of(field.annotation)
+        if section is not None:
+            inside.append((key, section))
+        meaning = (field.description or "").replace("\n", " ").replace("|", "\\|")
+        if section is not None:
+            meaning = f"{meaning} See {section.__name__}.".strip()
+        yield f"| `{key}` | {_type_name(field.annotation)} | {_default(field.default, field.default_factory)} | {meaning} |"
+    yield ""
+    for _, section in inside:
+        if section not in seen and section not in STAGE_KINDS.values():
+            yield from _section(section.__name__, section, seen)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    candidates = [annotation, *get_args(annotation)]
+    candidates += [inner for candidate in candidates for inner in get_args(candidate)]
+    found = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+    return found[0] if len(found) == 1 else None
+
+
+def _type_name(annotation: Any) -> str:
+    text = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+    if "Stage" in text:
+        return "stages"
+    for noise in ("typing.", "rlsys.recipe.", "annotated_types.", "<class '", "'>"):
+        text = text.replace(noise, "")
+    if "Annotated[" in text or "FieldInfo" in text or "Gt(" in text:
+        text = "number" if "str" not in text else "array or value"
+    return text.split(".")[-1].replace("|", "or") if "Literal" not in text else text.replace("|", "or")
+
+
+def _default(default: Any, factory: Any) -> str:
+    if factory is not None:
+        return "empty"
+    if default is PydanticUndefined:
+        return "**needed**"
+    if isinstance(default, BaseModel):
+        return "its own"
+    return "absent" if default is None else f"`{default!r}`".replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    print(render(), end="")
