@@ -13,12 +13,12 @@ from rlsys.recipe.recipe import SHARED_SECTIONS, STAGE_KINDS, Recipe
 
 HEAD = f"""# The recipe
 
-Every key, with its type, default and meaning. This page is written by `python -m rlsys.recipe.reference`; a test keeps it true.
+Every key, with its type, default and meaning. `python -m rlsys.recipe.reference` writes this page; a test keeps it true.
 
-A recipe is TOML. `[[stage]]` tables run in order; each has a `kind`. The tables {", ".join(f"`[{s}]`" for s in SHARED_SECTIONS)}
-at the top level are defaults for every stage that has such a section; what a stage says itself wins. An override on the command
-line (`rlvr.learner.lr=1e-6`, `learner.lr=1e-6` for all stages, `seed=1`) beats both. A path may be `stage:NAME/FILE` (what an
-earlier stage wrote) or, for data and models, `hf:owner/name`.
+A recipe is TOML. `[[stage]]` tables run in order; each has a `kind`. Some top-level tables are defaults for every stage
+that has such a section: {", ".join(f"`[{section}]`" for section in SHARED_SECTIONS)}. What a stage says itself wins,
+and an override on the command line (`rlvr.learner.lr=1e-6`, `learner.lr=1e-6` for all stages, `seed=1`) beats both. A
+path may be `stage:NAME/FILE` (what an earlier stage wrote) or, for data and models, `hf:owner/name`.
 """
 
 
@@ -47,7 +47,8 @@ def _section(title: str, model: type[BaseModel], seen: set[type[BaseModel]]) -> 
         meaning = (field.description or "").replace("\n", " ").replace("|", "\\|")
         if section is not None:
             meaning = f"{meaning} See {section.__name__}.".strip()
-        yield f"| `{key}` | {_type_name(field.annotation)} | {_default(field.default, field.default_factory)} | {meaning} |"
+        default = _default(field.default, field.default_factory)
+        yield f"| `{key}` | {_type_name(field.annotation)} | {default} | {meaning} |"
     yield ""
     for _, section in inside:
         if section not in seen and section not in STAGE_KINDS.values():
