@@ -1,4 +1,4 @@
-"""Held-out accuracy: rollout workers sample, verifiers decide in `eval` mode.
+"""Held-out accuracy: rollout workers sample, verifiers decide.
 
 consumes: prompt files     produces: eval/<set>/<task>@T<temperature> in [0, 1]     waits for: one set at a time
 """
@@ -94,7 +94,7 @@ def _sample(
         groups_per_call=GROUPS_PER_CALL,
         group_timeout_s=context.recipe.cluster.operation_timeout_s,
         tag="eval",
-        mode="eval",
+        mode=settings.mode,
     )
     done: dict[int, GroupSummary] = {}
     attempts: dict[int, int] = defaultdict(int)

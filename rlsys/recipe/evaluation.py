@@ -1,4 +1,6 @@
-"""`[evaluation]`: held-out sets, decided by verifiers in `eval` mode."""
+"""`[evaluation]`: held-out sets, decided by the verifiers."""
+
+from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
@@ -13,6 +15,8 @@ class EvaluationSettings(Section):
     development: dict[str, str] = Field(default_factory=dict)
     temperatures: tuple[NonNegativeFloat, ...] = (1.0, 0.0)
     """Each is evaluated; the first one decides the best checkpoint. 0 is greedy."""
+    mode: Literal["eval", "reward"] = "eval"
+    """How verifiers judge: as the published reference does, or as they reward."""
     limit: PositiveInt | None = None
     """At most so many prompts of each set, its first ones."""
     max_tokens: PositiveInt = 1024
