@@ -3,13 +3,10 @@
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tiny_recipe import ROOT
@@ -23,8 +20,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 STAGES = ["01-world", "02-sft", "03-preferences", "04-reward", "05-dpo", "06-rlvr"]
 
 
-def run_in_process(recipe_folder: Path, *overrides: str, wait: bool = True) -> subprocess.Popen:
-    """`rlsys run` in a process group of its own, so that a test can kill all of it."""
+def run_in_process(recipe_folder: Path, *overrides: str) -> None:
+    """The tiny recipe in a process of its own."""
     code = (
         "import sys; from launch.recipe import run_recipe; from tiny_recipe import tiny_recipe; "
         "from pathlib import Path; run_recipe(tiny_recipe(Path(sys.argv[1]), *sys.argv[2:]))"
@@ -38,10 +35,8 @@ def run_in_process(recipe_folder: Path, *overrides: str, wait: bool = True) -> s
         text=True,
         start_new_session=True,
     )
-    if wait:
-        output, _ = process.communicate(timeout=600)
-        assert process.returncode == 0, output[-4000:]
-    return process
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output[-4000:]
 
 
 @pytest.fixture(scope="module")
@@ -144,30 +139,3 @@ print("SAME")
         cwd=ROOT,
     )
     assert "SAME" in done.stdout, done.stderr[-3000:]
-
-
-def test_a_run_killed_with_9_goes_on_after_its_last_checkpoint(tmp_path: Path):
-    """Killed between checkpoints of RLVR; the second start does step last + 1 first, and every ordinal ends once."""
-    overrides = ("rlvr.batches=8", "evaluation.test={}", "rlvr.evaluation.development={}", "rlvr.evaluation.every=0")
-    process = run_in_process(tmp_path, *overrides, wait=False)
-    folder = tmp_path / "quickstart"
-    checkpoints = folder / "06-rlvr" / "checkpoints"
-    deadline = time.monotonic() + 500
-    while not (checkpoints / "step_000004").is_dir():
-        assert process.poll() is None, process.communicate()[0][-4000:]
-        assert time.monotonic() < deadline, "no second checkpoint was committed"
-        time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=30)
-    committed = max(int(path.name[5:]) for path in checkpoints.glob("step_*"))
-    done = run_in_process(tmp_path, *overrides)
-    assert done.returncode == 0
-    steps = [row["step"] for row in rows(folder, "rlvr")]
-    assert steps == list(range(1, 9)), "the metrics tell the chain of committed steps and no other"
-    starts = json.loads((folder / "manifest.json").read_text())["starts"]
-    assert len(starts) == 2
-    assert committed >= 4
-    ends = [json.loads(line) for line in (folder / "06-rlvr" / "ends.jsonl").read_text().splitlines()]
-    ordinals = [ordinal for ordinal, kind, _ in ends if kind == "trained"]
-    assert len(ordinals) == len(set(ordinals)) == 8 * 16
-    assert np.all(np.diff(sorted(ordinals)) == 1)
