@@ -75,7 +75,7 @@ class RlvrRun:
         summaries = [group.summary for group in groups]
         dropped = self.ledger.counters["over_age_dropped"]
         metrics = rollout_metrics(summaries) | staleness_metrics(summaries, batch.index, num_dropped=dropped) | update
-        metrics["policy/mismatch_abs"] = publication.canary_gap
+        metrics["policy/canary_gap"] = publication.canary_gap
         metrics["perf/samples_per_s"] = sum(len(s.lengths) for s in summaries) / self._elapsed_s()
         metrics["perf/tokens_per_s"] = sum(sum(s.lengths) for s in summaries) / self._elapsed_s()
         if failed_verdict_frac(summaries) > self.settings.verifiers.alarm_failed_frac:

@@ -123,6 +123,7 @@ class Update:
                 lrs=self._learning_rates(settings.learner),
                 max_response_length=settings.sampling.max_tokens,
                 temperature=settings.sampling.temperature,
+                version=self._batch.index,
                 **common,
             )
 

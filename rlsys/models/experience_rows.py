@@ -76,6 +76,11 @@ def trained_mask(experiences: Sequence[Experience], oldest_version: PolicyVersio
     return np.concatenate(parts)
 
 
+def sampled_versions(shard: Shard) -> Ragged:
+    """Flat: the policy version that sampled each response token."""
+    return np.concatenate([np.zeros(0, np.float32), *(e.rollout.versions for e in experiences_of(shard))])
+
+
 def pad(flat: Ragged, lengths: np.ndarray) -> Tensor:
     """`[N, max length]` float32 of the flat array, padded with 0 on the right."""
     padded = np.zeros((len(lengths), max(int(lengths.max(initial=0)), 1)), np.float32)

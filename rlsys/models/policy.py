@@ -25,6 +25,7 @@ from rlsys.models.experience_rows import (
     response_lengths,
     response_rows,
     responses_of,
+    sampled_versions,
     trained_mask,
     unpad,
 )
@@ -139,6 +140,7 @@ def train_policy(
     seed: int,
     max_response_length: int,
     temperature: float = 1.0,
+    version: int | None = None,
     oldest_version: int | None = None,
 ) -> list[StepReport]:
     """`epochs_per_batch` passes of `minibatches` optimizer steps each.
@@ -154,6 +156,7 @@ def train_policy(
         seed: of the minibatches; give another one for every batch.
         max_response_length: tokens; for Dr. GRPO's fixed length.
         temperature: what the responses were sampled at.
+        version: the learner's, so that metrics can tell the engine's mismatch from the lag of older weights.
         oldest_version: tokens sampled before it are masked.
     """
     rows, lag_sums = [], []
@@ -161,7 +164,7 @@ def train_policy(
     for item in inputs:
         experiences = experiences_of(item.shard)
         mask = trained_mask(experiences, oldest_version)
-        fields, sums = _policy_fields(item, mask, settings)
+        fields, sums = _policy_fields(item, mask, settings, version)
         rows += response_rows(experiences, fields, mask)
         lag_sums.append(sums)
         keep.append(np.array([row.fields["mask"].any() for row in rows[-len(experiences) :]]))
@@ -200,14 +203,18 @@ def train_policy(
 
 
 def _policy_fields(
-    item: PolicyInputs, mask: Ragged, settings: AlgorithmSettings
+    item: PolicyInputs, mask: Ragged, settings: AlgorithmSettings, version: int | None
 ) -> tuple[dict[str, Ragged], Mapping[str, torch.Tensor]]:
     """The fields of `PolicyBatch` but for those that the forward pass gives, and the metrics of the lag."""
     lengths = response_lengths(experiences_of(item.shard))
     behaviour = _proximal(item.shard, None)
     proximal = _proximal(item.shard, item.proximal_logprobs)
     weights, sums = lag_correction(
-        pad(proximal, lengths), pad(behaviour, lengths), pad(mask, lengths), settings.lag_correction
+        pad(proximal, lengths),
+        pad(behaviour, lengths),
+        pad(mask, lengths),
+        settings.lag_correction,
+        lag_steps=None if version is None else pad(version - sampled_versions(item.shard), lengths),
     )
     fields = {
         "advantages": item.advantages,

@@ -58,7 +58,7 @@ def test_a_run_on_real_data_killed_with_9_goes_on_after_its_last_checkpoint(tmp_
     assert [row["step"] for row in rows] == list(range(1, BATCHES + 1)), "one line for each committed step, no other"
     for row in rows:
         assert {"verifier/gsm8k/wrong_frac", "policy/reference_kl", "value/explained_variance"} <= set(row)
-        assert row["policy/mismatch_abs"] < 1e-4
+        assert row["policy/canary_gap"] < 1e-4
     ends = [json.loads(line) for line in (folder / "02-rlvr" / "ends.jsonl").read_text().splitlines()]
     trained = sorted(ordinal for ordinal, kind, _ in ends if kind == "trained")
     assert len(trained) == len(set(trained)) == GROUPS * BATCHES

@@ -69,10 +69,10 @@ def test_metrics_are_known_finite_and_complete(run_folder: Path):
         assert {
             "reward/mean", "policy/entropy", "policy/clip_frac", "loss/policy", "value/explained_variance",
             "loss/value", "policy/reference_kl", "staleness/max_steps", "time/update_s", "time/publish_s",
-            "time/values_s", "policy/mismatch_abs", "optim/lr", "perf/tokens_per_s", "verifier/math/correct_frac",
+            "time/values_s", "policy/canary_gap", "optim/lr", "perf/tokens_per_s", "verifier/math/correct_frac",
         } <= names  # fmt: skip
         assert [name for name in names if not describe(name)] == []
-        assert row["policy/mismatch_abs"] < 1e-4
+        assert row["policy/canary_gap"] < 1e-4
         assert math.isfinite(row["loss/policy"]) and math.isfinite(row["loss/value"])
         assert row["staleness/max_steps"] <= 1
     assert [row["step"] for row in rows(run_folder, "sft")] == list(range(1, 9))
