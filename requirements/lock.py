@@ -1,8 +1,13 @@
 """Writes requirements/{cpu,test}.txt from the environment it runs in: what pyproject.toml needs, and what only tests need.
 
 Run it as `make lock` after changing a dependency. The lists are installed with `--no-deps`, torch first (see install.sh).
+`python requirements/lock.py gpu` writes gpu.txt: what pip resolves for a GPU machine, without installing it.
 """
 
+import json
+import subprocess
+import sys
+import tempfile
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution, distributions
 from pathlib import Path
@@ -37,15 +42,33 @@ def closure(requirements: list[str]) -> set[str]:
     return found - LEFT_OUT
 
 
+def lock_gpu(project: dict) -> None:
+    """Asks pip for the closure with the GPU engine; it reads the packages' metadata and installs nothing."""
+    roots = project["dependencies"] + project["optional-dependencies"]["gpu"]
+    with tempfile.NamedTemporaryFile(suffix=".json") as report:
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+        subprocess.run([*command, "--report", report.name, *roots], check=True, timeout=3600)
+        chosen = json.load(report)["install"]
+    write("gpu.txt", {entry["metadata"]["name"]: entry["metadata"]["version"] for entry in chosen})
+
+
+def write(file: str, versions: dict[str, str]) -> None:
+    """One pinned package a line; without torch's local version, which names a build."""
+    lines = sorted(f"{canonicalize_name(name)}=={version.split('+')[0]}" for name, version in versions.items())
+    (HERE / file).write_text("# Written by `make lock`.\n" + "\n".join(lines) + "\n")
+    print(f"{file}: {len(lines)} packages")
+
+
 def main() -> None:
     project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
+    if sys.argv[1:] == ["gpu"]:
+        lock_gpu(project)
+        return
     runtime = closure(project["dependencies"] + project["optional-dependencies"]["cpu"]) | {"setuptools"}
     tests = closure(project["optional-dependencies"]["test"]) - runtime
     versions = {canonicalize_name(d.metadata["Name"]): d.version.split("+")[0] for d in distributions()}
-    for file, names in (("cpu.txt", runtime), ("test.txt", tests)):
-        lines = [f"{name}=={versions[name]}" for name in sorted(names)]
-        (HERE / file).write_text("# Written by `make lock`.\n" + "\n".join(lines) + "\n")
-        print(f"{file}: {len(lines)} packages")
+    write("cpu.txt", {name: versions[name] for name in runtime})
+    write("test.txt", {name: versions[name] for name in tests})
 
 
 if __name__ == "__main__":
