@@ -1,6 +1,6 @@
-"""Writes requirements/{cpu,test}.txt from the environment it runs in: what pyproject.toml needs, and what only tests need.
+"""Writes requirements/{cpu,test}.txt from the environment it runs in: what pyproject.toml needs, what only tests need.
 
-Run it as `make lock` after changing a dependency. The lists are installed with `--no-deps`, torch first (see install.sh).
+Run it as `make lock` after changing a dependency. The lists are installed with `--no-deps`, torch first (install.sh).
 `python requirements/lock.py gpu` writes gpu.txt: what pip resolves for a GPU machine, without installing it.
 """
 
