@@ -13,6 +13,7 @@ import ray.exceptions
 from actors.crew import Crew
 from actors.data_tasks import ModelFolder
 from actors.publication import ray_publisher
+from launch.progress import progress
 from rlsys.checkpoint.checkpoint_store import CheckpointStore
 from rlsys.checkpoint.retention import Retention
 from rlsys.errors import ActorError, DataError, RecipeError, RlsysError
@@ -117,7 +118,7 @@ class RunContext:
                 return
             except RlsysError as error:  # another DeepSpeed engine is needed: it is built from the exported folder
                 print(f"the policy is loaded again: {error}", flush=True)
-        with self.spans.span("load"):
+        with self.spans.span("load"), progress("loading the policy", shown=self.recipe.tracking.console):
             self.crew.learner.load(self.policy_settings(folder), learner).get(self.recipe.cluster.start_timeout_s)
         self.learner_holds = folder
 

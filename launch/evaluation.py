@@ -14,12 +14,13 @@ import numpy as np
 from actors.data_tasks import build_prompts
 from actors.pump import LostGroups, RolloutPump
 from launch.context import RunContext, get
+from launch.progress import progress
 from rlsys.errors import ActorError
 from rlsys.recipe.data import DataSettings, SourceSettings, TemplatingSettings
 from rlsys.recipe.evaluation import EvaluationSettings
 from rlsys.recipe.rollout import SamplingSettings
 from rlsys.recipe.stages import verifiers_of
-from rlsys.rollouts.prompt_stream import PromptRow, prompt_at
+from rlsys.rollouts.prompt_stream import prompt_at
 from rlsys.types import GroupSummary, Prompt
 
 GROUPS_PER_CALL = 64
@@ -51,7 +52,7 @@ def load_sets(
         folder.mkdir(parents=True, exist_ok=True)
         ref = build_prompts.remote(data, context.model.folder, str(folder), modules, settings.limit)
         prompts = get(ref, timeout_s=context.recipe.cluster.operation_timeout_s, what=f"reading {path}")
-        sets.append(EvaluationSet(name, tuple(prompt_at(i, PromptRow(*prompts[i])) for i in range(len(prompts)))))
+        sets.append(EvaluationSet(name, tuple(prompt_at(i, prompts[i]) for i in range(len(prompts)))))
     return sets
 
 
@@ -98,18 +99,22 @@ def _sample(
     )
     done: dict[int, GroupSummary] = {}
     attempts: dict[int, int] = defaultdict(int)
-    pump.start(range(len(evaluation_set.prompts)))
-    while pump.num_running:
-        for group in pump.poll(timeout_s=context.recipe.cluster.operation_timeout_s):
-            if not isinstance(group, LostGroups):
-                done[group.summary.ordinal] = group.summary
-                continue
-            for ordinal in group.ordinals:
-                attempts[ordinal] += 1
-            if max(attempts[ordinal] for ordinal in group.ordinals) >= MAX_ATTEMPTS:
-                raise ActorError(f"evaluation of {evaluation_set.name} failed: {group.reason}", value=str(group.error))
-            pump.start(group.ordinals)
-    return [done[ordinal] for ordinal in range(len(evaluation_set.prompts))]
+    num_prompts = len(evaluation_set.prompts)
+    pump.start(range(num_prompts))
+    with progress(f"evaluating {evaluation_set.name}", num_prompts, shown=context.recipe.tracking.console) as advance:
+        while pump.num_running:
+            for group in pump.poll(timeout_s=context.recipe.cluster.operation_timeout_s):
+                if not isinstance(group, LostGroups):
+                    done[group.summary.ordinal] = group.summary
+                    advance(1)
+                    continue
+                for ordinal in group.ordinals:
+                    attempts[ordinal] += 1
+                if max(attempts[ordinal] for ordinal in group.ordinals) >= MAX_ATTEMPTS:
+                    name = evaluation_set.name
+                    raise ActorError(f"evaluation of {name} failed: {group.reason}", value=str(group.error))
+                pump.start(group.ordinals)
+    return [done[ordinal] for ordinal in range(num_prompts)]
 
 
 def _accuracies(evaluation_set: EvaluationSet, groups: list[GroupSummary], label: str) -> dict[str, float]:

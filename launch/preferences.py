@@ -12,6 +12,7 @@ from actors.pump import LostGroups, RolloutPump
 from actors.shards import GroupReference
 from launch.context import RunContext, StageContext, get
 from launch.evaluation import stage_modules
+from launch.progress import progress
 from rlsys.errors import ActorError, DataError
 from rlsys.recipe.stages import PreferencesStage
 from rlsys.rollouts.prompt_stream import PromptStream
@@ -67,14 +68,16 @@ def _sample_all(
     done: dict[int, tuple[GroupSummary, GroupReference]] = {}
     attempts_left = 3
     pump.start(range(num_prompts))
-    while pump.num_running:
-        for group in pump.poll(timeout_s=context.recipe.cluster.operation_timeout_s):
-            if not isinstance(group, LostGroups):
-                done[group.summary.ordinal] = group.summary, group.reference
-                continue
-            attempts_left -= 1
-            if not attempts_left:
-                raise ActorError(f"sampling preferences failed: {group.reason}", value=str(group.error))
-            pump.start(group.ordinals)
+    with progress("sampling preferences", num_prompts, shown=context.recipe.tracking.console) as advance:
+        while pump.num_running:
+            for group in pump.poll(timeout_s=context.recipe.cluster.operation_timeout_s):
+                if not isinstance(group, LostGroups):
+                    done[group.summary.ordinal] = group.summary, group.reference
+                    advance(1)
+                    continue
+                attempts_left -= 1
+                if not attempts_left:
+                    raise ActorError(f"sampling preferences failed: {group.reason}", value=str(group.error))
+                pump.start(group.ordinals)
     ordered = [done[ordinal] for ordinal in range(num_prompts)]
     return [summary for summary, _ in ordered], [reference for _, reference in ordered]

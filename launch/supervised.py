@@ -16,6 +16,7 @@ from typing import Any
 from actors.data_tasks import build_store
 from actors.groups import ModelGroup, Pending
 from launch.context import RunContext, StageContext, get, pairs_folder
+from launch.progress import progress
 from rlsys.algorithms.schedule import learning_rate
 from rlsys.algorithms.step_guard import StepGuard
 from rlsys.checkpoint.checkpoint import Checkpoint
@@ -178,7 +179,7 @@ def save(stage: StageContext, group: ModelGroup, step: int) -> None:
 def _build_store(context: RunContext, settings: Any, folder: Path, layout: str) -> dict[str, Any]:
     data = context.resolve_data(settings.data)
     ref = build_store.remote(data, context.model.folder, str(folder), layout)
-    with context.spans.span("tokenize"):
+    with context.spans.span("tokenize"), progress("tokenising the data", shown=context.recipe.tracking.console):
         return get(ref, timeout_s=context.recipe.cluster.operation_timeout_s, what="tokenising the data")
 
 
