@@ -79,9 +79,7 @@ def build_store(data: DataSettings, tokenizer: str, folder: str, layout: str) ->
 
 
 @ray.remote
-def build_prompts(
-    data: DataSettings, tokenizer: str, folder: str, modules: Sequence[str], limit: int | None = None
-) -> Any:
+def build_prompts(data: DataSettings, tokenizer: str, folder: str, modules: Sequence[str], limit: int | None) -> Any:
     """The `PromptSet` of the sources, each ground truth checked by its verifier; the data card goes into `folder`."""
     from rlsys.data.prepare import prepare_prompts
     from rlsys.verifiers.registry import load_verifier_modules
