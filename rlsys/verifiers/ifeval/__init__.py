@@ -6,18 +6,10 @@ describe themselves and draw their arguments, so that prompts with added constra
 
 from rlsys.verifiers.ifeval.conflicts import conflicts
 from rlsys.verifiers.ifeval.ground_truth import check_ifeval_ground_truth
-from rlsys.verifiers.ifeval.prompts import (
-    ConstrainedPrompt,
-    add_constraints,
-    describe,
-    instruction_ids,
-    sample_kwargs,
-)
+from rlsys.verifiers.ifeval.prompts import describe, instruction_ids, sample_kwargs
 from rlsys.verifiers.ifeval.verify import verify_ifeval
 
 __all__ = [
-    "ConstrainedPrompt",
-    "add_constraints",
     "check_ifeval_ground_truth",
     "conflicts",
     "describe",

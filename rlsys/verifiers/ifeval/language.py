@@ -5,7 +5,7 @@ are used as they are; the n-grams and the sampling are done here with the same r
 without a seed that is global to the process. Nakatani, "Language Detection Library for Java", 2010.
 """
 
-from functools import cache
+from functools import cache, lru_cache
 from random import Random
 from typing import Any
 
@@ -31,6 +31,8 @@ DETECTED_CHARACTERS = 20_000
 
 
 SEED = 0
+CACHED_LENGTH = 20
+"""Characters of the longest word whose n-grams are kept: what a response can make the cache hold is bounded."""
 
 
 @cache
@@ -67,16 +69,28 @@ def detect_language(text: str) -> str | None:
 
 def _grams(text: str) -> list[str]:
     """The known n-grams of one to three characters, within words; none from a second capital letter to a word's end."""
+    words = "".join(map(_normal, text)).split(" ")
+    found: list[str] = []
+    for word in words[:-1]:
+        if word:
+            found += _cached_word_grams(word + " ") if len(word) <= CACHED_LENGTH else _word_grams(word + " ")
+    found += _word_grams(words[-1])
+    return found
+
+
+def _word_grams(word: str) -> tuple[str, ...]:
     known = _profiles()
     found: list[str] = []
     gram, in_capitals = " ", False
-    for char in map(_normal, text):
-        last = gram[-1]
-        in_capitals = char.isupper() and (in_capitals or last.isupper())
-        gram = " " if char == last == " " else last + char if last == " " else gram[-2:] + char
+    for char in word:
+        in_capitals = char.isupper() and (in_capitals or gram[-1].isupper())
+        gram = gram[-2:] + char
         if not in_capitals:
             found += [gram[-size:] for size in range(1, len(gram) + 1) if gram[-size:] in known]
-    return found
+    return tuple(found)
+
+
+_cached_word_grams = lru_cache(maxsize=32_768)(_word_grams)
 
 
 def _likelihood(grams: list[str]) -> np.ndarray:

@@ -4,6 +4,7 @@ from typing import Any
 
 from rlsys.verifiers.ifeval.ground_truth import parse_ground_truth
 from rlsys.verifiers.judgement import Judgement, VerifyMode
+from rlsys.verifiers.thinking import answer_part
 
 
 def verify_ifeval(response: str, ground_truth: Any, mode: VerifyMode) -> Judgement:
@@ -29,7 +30,7 @@ def verify_ifeval(response: str, ground_truth: Any, mode: VerifyMode) -> Judgeme
     'correct'
     """
     truth = parse_ground_truth(ground_truth)
-    answer = _after_thinking(response)
+    answer = answer_part(response) or ""
     variants = (answer, *_loose_variants(answer))
     strict, loose = [], []
     for instruction in truth.instructions:
@@ -41,11 +42,6 @@ def verify_ifeval(response: str, ground_truth: Any, mode: VerifyMode) -> Judgeme
     ids = [instruction.constraint.id for instruction in truth.instructions]
     detail = {"instruction_id_list": ids, "strict": strict, "loose": loose}
     return Judgement("correct" if share == 1 else "wrong", score, detail)
-
-
-def _after_thinking(response: str) -> str:
-    answer = response.rpartition("</think>")[2]
-    return "" if "<think>" in answer else answer
 
 
 def _loose_variants(response: str) -> list[str]:
