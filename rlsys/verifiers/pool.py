@@ -105,6 +105,11 @@ class VerifierPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def broker_pid(self) -> int:
+        """The process, and the process group, that everything this pool started belongs to."""
+        return self._broker.pid
+
     def submit(self, requests: Sequence[VerifyRequest]) -> list[Future[Verdict]]:
         """Starts scoring, and returns a future for each request; each of them ends, none with an exception.
 
