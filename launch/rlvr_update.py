@@ -37,6 +37,7 @@ class Update:
         self._shards = self._make_shards(groups)
         self._phase = "score"
         self._started = time.perf_counter()
+        self._began = self._optimizing_since = time.time()
         self._answers: dict[str, Any] = {"reference": None, "values": None, "proximal": None}
         self._pending: dict[str, Pending[Any]] = {}
         self._submit_scores()
@@ -99,7 +100,7 @@ class Update:
     def _submit_training(self) -> None:
         self._phase = "train"
         self._started = time.perf_counter()
-        self._span_started = time.time()
+        self._optimizing_since = time.time()
         crew, settings, answers = self._run.context.crew, self._run.settings, self._answers
         advantages, returns, metrics = answers["advantages"]
         self.metrics |= metrics
@@ -144,7 +145,8 @@ class Update:
     def _finish(self) -> None:
         run = self._run
         self._seconds["time/update_s"] = time.perf_counter() - self._started
-        run.context.spans.add("update", self._span_started, time.time())
+        run.context.spans.add("optimize", self._optimizing_since, time.time())
+        run.context.spans.add("update", self._began, time.time())  # scoring included: all that a batch is trained by
         for name, prefix in (("train_policy", ""), ("train_value", "value_")):
             reports = self._answers.get(name) or ()
             for report in reports:

@@ -290,7 +290,7 @@ class EngineLoop:
         if self._update_started is not None:
             seconds = time.monotonic() - self._update_started
             self._update_s += seconds
-            self._spans.add("update", time.time() - seconds, time.time())
+            self._spans.add("take weights", time.time() - seconds, time.time())
         self._update_started = self._prepared = None
         self._paused = False
         held, self._held = self._held, []

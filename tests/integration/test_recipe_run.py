@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,12 +92,31 @@ def test_every_ordinal_has_one_end_and_rollouts_say_what_was_sampled(run_folder:
         assert row["outcomes"] and set(row["outcomes"]) <= {"correct", "wrong", "unparsable"}
 
 
+def rlvr_overlap(run_folder: Path) -> tuple[float, float, float]:
+    """Seconds of sampling for training, of updates, and of both at once, from the second batch on."""
+    first, *_, last = rows(run_folder, "rlvr")
+    trace = [span for span in read_trace(run_folder / "trace.json") if first["time"] < span.end_s < last["time"]]
+    sampling = busy_seconds(trace, "sampling") - overlap_seconds(trace, "sampling", "evaluate")
+    return sampling, busy_seconds(trace, "update"), overlap_seconds(trace, "sampling", "update")
+
+
 def test_sampling_overlaps_the_update_at_staleness_1(run_folder: Path):
-    """The first batch's update runs while the second one is sampled; both names are in the trace of every actor."""
-    trace = read_trace(run_folder / "trace.json")
-    assert {"sampling", "update", "publish", "evaluate", "export"} <= {span.name for span in trace}
-    assert overlap_seconds(trace, "sampling", "update") > 0.0
-    assert busy_seconds(trace, "update") > 0.0
+    """By at least half of the shorter of the two."""
+    names = {span.name for span in read_trace(run_folder / "trace.json")}
+    assert {"sampling", "update", "optimize", "publish", "evaluate", "export", "take weights"} <= names
+    sampling, update, both = rlvr_overlap(run_folder)
+    assert both >= 0.5 * min(sampling, update) > 0.0
+
+
+def test_sampling_never_overlaps_the_update_at_staleness_0(run_folder: Path, tmp_path: Path):
+    """The same stages before RLVR, then RLVR synchronously."""
+    left = shutil.ignore_patterns("06-rlvr", "metrics.jsonl", "trace.json", "ray", ".lock")
+    shutil.copytree(run_folder, tmp_path / "quickstart", ignore=left)
+    run_in_process(tmp_path, "rlvr.max_staleness=0", "rlvr.batches=3", "evaluation.test={}")
+    assert {row["staleness/max_steps"] for row in rows(tmp_path / "quickstart", "rlvr")} == {0.0}
+    sampling, update, both = rlvr_overlap(tmp_path / "quickstart")
+    assert sampling > 0.0 and update > 0.0
+    assert both == 0.0
 
 
 def test_the_exported_folder_is_what_vllm_samples_from(run_folder: Path):

@@ -235,6 +235,6 @@ def test_spans_cover_sampling_and_updates(loop: EngineLoop):
     loop.prepare("in_flight").result(WAIT_S)
     loop.commit(1).result(WAIT_S)
     spans = loop.drain_spans()
-    assert [(span.actor, span.name) for span in spans] == [("rollout-7", "sampling"), ("rollout-7", "update")]
+    assert [(span.actor, span.name) for span in spans] == [("rollout-7", "sampling"), ("rollout-7", "take weights")]
     assert all(span.seconds > 0 for span in spans) and spans[0].end_s <= spans[1].end_s
     assert loop.drain_spans() == []
