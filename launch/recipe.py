@@ -13,6 +13,7 @@ import tomli_w
 from actors.cluster import attach, link_logs, uses_gpus
 from actors.crew import Crew, verifier_settings
 from actors.data_tasks import ModelFolder, prepare_model
+from actors.prometheus import PrometheusTracker
 from launch.context import RunContext, StageContext, checkpoint_store, get
 from launch.evaluation import evaluate, load_sets, stage_modules
 from launch.preferences import run_preferences
@@ -247,6 +248,8 @@ def stage_context(context: RunContext, stage: AnyStage, folder: Path) -> Iterato
                 config=context.recipe.model_dump(mode="json"),
             )
         )
+    if tracking.prometheus:
+        trackers.append(PrometheusTracker(run=context.recipe.name, stage=stage.label))
     if tracking.console:
         trackers.append(ConsoleTracker(stage=stage.label, total_steps=_expected_steps(stage)))
     tracker = MultiTracker(trackers)

