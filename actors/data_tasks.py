@@ -13,6 +13,7 @@ import ray
 
 from actors.shards import GroupReference, fetch_groups
 from rlsys.recipe.data import DataSettings
+from rlsys.recipe.decontamination import Decontamination
 from rlsys.recipe.model import ModelSettings
 
 HUB = "hf:"
@@ -67,7 +68,9 @@ def prepare_model(model: ModelSettings, data: DataSettings, folder: str) -> Mode
 
 
 @ray.remote
-def build_store(data: DataSettings, tokenizer: str, folder: str, layout: str) -> dict[str, Any]:
+def build_store(
+    data: DataSettings, tokenizer: str, folder: str, layout: str, gate: Decontamination | None
+) -> dict[str, Any]:
     """Tokenises a mixture into a store of `rows` or `pairs`; one that was made from the same data is reused.
 
     Returns:
@@ -75,17 +78,24 @@ def build_store(data: DataSettings, tokenizer: str, folder: str, layout: str) ->
     """
     from rlsys.data.prepare import prepare_store
 
-    return prepare_store(data, tokenizer, Path(folder), layout=layout)  # pyright: ignore[reportArgumentType]
+    return prepare_store(data, tokenizer, Path(folder), layout=layout, gate=gate)  # pyright: ignore[reportArgumentType]
 
 
 @ray.remote
-def build_prompts(data: DataSettings, tokenizer: str, folder: str, modules: Sequence[str], limit: int | None) -> Any:
+def build_prompts(
+    data: DataSettings,
+    tokenizer: str,
+    folder: str,
+    modules: Sequence[str],
+    limit: int | None,
+    gate: Decontamination | None,
+) -> Any:
     """The `PromptSet` of the sources, each ground truth checked by its verifier; the data card goes into `folder`."""
     from rlsys.data.prepare import prepare_prompts
     from rlsys.verifiers.registry import load_verifier_modules
 
     load_verifier_modules(modules)
-    return prepare_prompts(data, tokenizer, limit=limit, folder=Path(folder))
+    return prepare_prompts(data, tokenizer, limit=limit, folder=Path(folder), gate=gate)
 
 
 @ray.remote

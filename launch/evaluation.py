@@ -50,7 +50,7 @@ def load_sets(
         )
         folder = context.folder / "evaluation" / name
         folder.mkdir(parents=True, exist_ok=True)
-        ref = build_prompts.remote(data, context.model.folder, str(folder), modules, settings.limit)
+        ref = build_prompts.remote(data, context.model.folder, str(folder), modules, settings.limit, None)
         prompts = get(ref, timeout_s=context.recipe.cluster.operation_timeout_s, what=f"reading {path}")
         sets.append(EvaluationSet(name, tuple(prompt_at(i, prompts[i]) for i in range(len(prompts)))))
     return sets

@@ -56,7 +56,9 @@ def ledger_settings(settings: RlvrStage) -> LedgerSettings:
 
 def _prompt_stream(context: RunContext, settings: RlvrStage, folder: Path) -> PromptStream:
     data = context.resolve_data(settings.prompts)
-    ref = build_prompts.remote(data, context.model.folder, str(folder), stage_modules(context), None)
+    ref = build_prompts.remote(
+        data, context.model.folder, str(folder), stage_modules(context), None, settings.decontamination
+    )
     prompts = get(ref, timeout_s=context.recipe.cluster.operation_timeout_s, what="reading the prompts")
     return PromptStream(prompts, context.recipe.seed)
 

@@ -4,13 +4,14 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rlsys.data.card import write_card
 from rlsys.data.chat import ChatTokenizer
+from rlsys.data.decontamination_gate import decontaminated_rows
 from rlsys.data.drops import DropLog, RowRefused
 from rlsys.data.mixture import Map, mix
 from rlsys.data.prompts import PromptSet
@@ -20,6 +21,7 @@ from rlsys.data.token_store import Layout, read_manifest, write_pair_store, writ
 from rlsys.data.tokenized import TokenizedPair, TokenizedRow
 from rlsys.errors import DataError
 from rlsys.recipe.data import DataSettings
+from rlsys.recipe.decontamination import Decontamination
 
 _BATCH = 512
 
@@ -30,7 +32,7 @@ def prepare_store(
     folder: Path,
     *,
     layout: Layout = "rows",
-    key: str = "",
+    gate: Decontamination | None = None,
     num_readers: int = 1,
     run: Map = map,
 ) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def prepare_store(
         tokenizer: a folder with the tokenizer.
         folder: of the store. Beside it, `<folder>.work` holds what was read until the store is whole.
         layout: `rows` of conversations and texts, or `pairs`.
-        key: anything else that the content depends on.
+        gate: evaluation sets that the rows must not hold; its report lies beside the store.
         num_readers: see `rlsys.data.mixture.mix`.
         run: see there.
 
@@ -51,7 +53,7 @@ def prepare_store(
     Raises:
         DataError: a source cannot be used, or nothing is left to learn from.
     """
-    full_key = _key(data, tokenizer, layout, key)
+    full_key = _key(data, tokenizer, layout, gate.model_dump_json() if gate else "")
     manifest = read_manifest(folder)
     if manifest is not None and manifest["key"] == full_key and manifest["layout"] == layout:
         _write_store_card(folder, manifest)
@@ -59,13 +61,14 @@ def prepare_store(
     work = folder.with_name(f"{folder.name}.work")
     chat = ChatTokenizer(load_tokenizer(tokenizer), data.templating)
     mixture = mix(data, work, num_readers=num_readers, run=run)
+    read = mixture.read if gate is None else _gated(mixture.read, gate, folder.parent)
     drops = DropLog()
     about: dict[str, Any] = {"card": mixture.card}
     if layout == "rows":
-        rows = _told(tokenized_rows(mixture.read(), chat, drops), about, drops, chat)
+        rows = _told(tokenized_rows(read(), chat, drops), about, drops, chat)
         manifest = write_token_store(folder, rows, key=full_key, about=about)
     else:
-        pairs = _told(tokenized_pairs(mixture.read(), chat, drops), about, drops, chat)
+        pairs = _told(tokenized_pairs(read(), chat, drops), about, drops, chat)
         manifest = write_pair_store(folder, pairs, key=full_key, about=about)
     _refuse_wrong(data, drops)
     _write_store_card(folder, manifest)
@@ -74,7 +77,12 @@ def prepare_store(
 
 
 def prepare_prompts(
-    data: DataSettings, tokenizer: str, *, limit: int | None = None, folder: Path | None = None
+    data: DataSettings,
+    tokenizer: str,
+    *,
+    limit: int | None = None,
+    folder: Path | None = None,
+    gate: Decontamination | None = None,
 ) -> PromptSet:
     """Mixes the sources into a set of prompts, each ground truth checked by its verifier.
 
@@ -83,6 +91,7 @@ def prepare_prompts(
         tokenizer: a folder with the tokenizer.
         limit: the most prompts, from the front of the mixture.
         folder: where the data card is written, if anywhere.
+        gate: evaluation sets that the prompts must not hold; its report goes into the folder.
 
     Raises:
         DataError: a source cannot be used, or no prompt is left.
@@ -91,12 +100,24 @@ def prepare_prompts(
     drops = DropLog()
     with tempfile.TemporaryDirectory() as work:
         mixture = mix(data, Path(work))
-        prompts = PromptSet.build(mixture.read(), chat, drops=drops, limit=limit)
+        read = mixture.read if gate is None else _gated(mixture.read, gate, folder)
+        prompts = PromptSet.build(read(), chat, drops=drops, limit=limit)
         _refuse_wrong(data, drops)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             write_card(folder, mixture.card, prompts=len(prompts), dropped=drops.as_manifest())
     return prompts
+
+
+def _gated(
+    read: Callable[[], Iterator[Row]], gate: Decontamination, folder: Path | None
+) -> Callable[[], Iterator[Row]]:
+    """The rows that the gate lets through; the report says which it did not, and why."""
+    gated = decontaminated_rows(read, gate)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "decontamination.json").write_text(json.dumps(gated.json, indent=1))
+    return gated.read
 
 
 def load_tokenizer(folder: str) -> Any:

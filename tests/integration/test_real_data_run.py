@@ -65,4 +65,7 @@ def test_a_run_on_real_data_killed_with_9_goes_on_after_its_last_checkpoint(tmp_
     assert np.all(np.diff(trained) == 1), "no prompt was skipped"
     card = json.loads((folder / "02-rlvr" / "data_card.json").read_text())
     assert {source["name"] for source in card["sources"]} == {"gsm8k", "ifeval"}
+    for stage in ("01-sft", "02-rlvr"):
+        report = json.loads((folder / stage / "decontamination.json").read_text())
+        assert "gsm8k" in json.dumps(report), "the gate has compared with the test set"
     assert (folder / "02-rlvr" / "hf" / "model.safetensors").is_file()
