@@ -112,7 +112,7 @@ class Experience:
 
     @property
     def masked(self) -> bool:
-        """Whether a verifier failed on this response: it takes no part in loss, whitening, baselines or denominators."""
+        """Whether a verifier failed on it: it takes no part in loss, whitening, baselines or denominators."""
         return any(verdict.masked for verdict in self.verdicts)
 
 

@@ -11,9 +11,7 @@ def verdict(outcome, score=0.0, seconds=0.5):
 
 
 GROUPS = (
-    GroupSummary(
-        0, (2, 4), 9, 3, 4, ("stop", "length"), (10.0, -10.0), (verdict("correct", 1.0), verdict("wrong"))
-    ),
+    GroupSummary(0, (2, 4), 9, 3, 4, ("stop", "length"), (10.0, -10.0), (verdict("correct", 1.0), verdict("wrong"))),
     GroupSummary(1, (6, 8), 9, 4, 4, ("stop", "stop"), (math.nan, 0.0), (verdict("timeout"), verdict("wrong"))),
 )
 
