@@ -17,9 +17,9 @@ Render: TypeAlias = Callable[[list[dict[str, Any]]], str]
 Shape: TypeAlias = tuple[tuple[str, bool], ...]
 """(role, whether it has reasoning_content) of each message."""
 
-_MARK = "\ue0f0{}\ue0f1"
-"""Private-use characters, which no template trims, splits or searches for."""
-_MARK_PATTERN = re.compile("(\ue0f0\\d+\ue0f1)")
+_MARK_DIGITS = str.maketrans("0123456789", "".join(map(chr, range(0xE100, 0xE10A))))
+"""Marks are numbers in private-use characters, which no template trims, splits or searches for."""
+_MARK_PATTERN = re.compile("(\ue0f0[\ue100-\ue109]+)")
 
 _MARKER = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?[A-Za-z][\w-]{0,40}>|\[/?[A-Z][A-Z_]{1,30}\]")
 """What counts as a marker in the plain text of a template: `<|user|>`, `<start_of_turn>`, `[INST]`."""
@@ -101,7 +101,7 @@ def find_layout(render: Render, shape: Shape) -> Layout:
     for index, (role, has_reasoning) in enumerate(shape):
         message = {"role": role}
         for field in ("content", "reasoning_content") if has_reasoning else ("content",):
-            message[field] = _MARK.format(len(slots))
+            message[field] = "\ue0f0" + f"{len(slots):06d}".translate(_MARK_DIGITS)
             slots[message[field]] = Slot(index, field)
         messages.append(message)
     parts = _MARK_PATTERN.split(render(messages))
