@@ -36,16 +36,15 @@ CACHED_LENGTH = 20
 
 
 @cache
-def _factory() -> DetectorFactory:
+def _model() -> tuple[DetectorFactory, dict[str, np.ndarray]]:
+    """What makes detectors, and how likely each n-gram is in each of its L languages: `[L]` float64."""
     factory = DetectorFactory()
     factory.load_profile(PROFILES_DIRECTORY)
-    return factory
-
-
-@cache
-def _profiles() -> dict[str, np.ndarray]:
-    """How likely each n-gram is in each of the L languages: `[L]` float64. A space alone tells nothing."""
-    return {gram: np.array(shares) for gram, shares in _factory().word_lang_prob_map.items() if gram != " "}
+    profiles = {gram: np.array(shares) for gram, shares in factory.word_lang_prob_map.items()}
+    # A space alone tells nothing; and lists of boxed floats take four times the memory of the arrays.
+    profiles.pop(" ", None)
+    factory.word_lang_prob_map = {}
+    return factory, profiles
 
 
 @cache
@@ -56,7 +55,7 @@ def _normal(char: str) -> str:
 
 def detect_language(text: str) -> str | None:
     """The ISO 639-1 code of a text's language, `unknown` for none; None where there are no n-grams to tell by."""
-    detector = _factory().create()
+    detector = _model()[0].create()
     detector.append(text[:DETECTED_CHARACTERS])
     detector.cleaning_text()
     grams = _grams(detector.text)
@@ -79,7 +78,7 @@ def _grams(text: str) -> list[str]:
 
 
 def _word_grams(word: str) -> tuple[str, ...]:
-    known = _profiles()
+    _, known = _model()
     found: list[str] = []
     gram, in_capitals = " ", False
     for char in word:
@@ -95,7 +94,7 @@ _cached_word_grams = lru_cache(maxsize=32_768)(_word_grams)
 
 def _likelihood(grams: list[str]) -> np.ndarray:
     """The mean over trials of the languages' probabilities `[L]`: naive Bayes on n-grams drawn until it converges."""
-    profiles = _profiles()
+    _, profiles = _model()
     rng = Random(SEED)
     num_languages = len(profiles[grams[0]])
     total = np.zeros(num_languages)
@@ -132,8 +131,8 @@ CONSTRAINTS = (
         "language:response_language",
         "Your entire response should be in {language}; no other language is allowed.",
         response_language,
-        response_in_language,
-        {"language": choice(LANGUAGES)},
-        _sample,
+        arguments={"language": choice(LANGUAGES)},
+        sample=_sample,
+        instead=response_in_language,
     ),
 )
