@@ -1,5 +1,6 @@
 """The Ray calls of a publication: learner and rollout workers behind the links that the publisher asks for."""
 
+import time
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
@@ -31,10 +32,16 @@ class RayPending(Generic[T]):
             TimeoutError: not in time.
             RlsysError: raised by the actor, or an ActorError when it died.
         """
+        ends_at = None if timeout is None else time.monotonic() + timeout
+        waiting = self._refs
         try:
-            return ray.get(self._refs, timeout=timeout)[0]
-        except exceptions.GetTimeoutError as error:
-            raise TimeoutError(str(error)) from error
+            while waiting:  # one by one, so that the first failure is heard while others still work
+                left = None if ends_at is None else max(0.0, ends_at - time.monotonic())
+                ready, waiting = ray.wait(waiting, num_returns=1, timeout=left)
+                if not ready:
+                    raise TimeoutError(f"{self._owner} did not answer in {timeout:g} s")
+                ray.get(ready)
+            return ray.get(self._refs[0])
         except exceptions.RayTaskError as error:
             if isinstance(error.cause, RlsysError):
                 raise error.cause from error

@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from rlsys.errors import ActorError
+from rlsys.errors import ActorError, WeightTransferError
 from rlsys.recipe.rollout import SamplingSettings, UpdateMode
 from rlsys.rollouts.sampling_engine import SamplingEngine
 from rlsys.telemetry.trace import Span, SpanRecorder
@@ -102,7 +102,7 @@ class EngineLoop:
         Returns:
             For each group a future of its rollouts, by sample index; a ValueError when the engine has no room for it.
         """
-        futures: list[Future[tuple[Rollout, ...]]] = [Future() for _ in requests]
+        futures: list[Future[tuple[Rollout, ...]]] = [_promise() for _ in requests]
 
         def told(asked: "Future[None]") -> None:
             for future in futures:
@@ -118,9 +118,9 @@ class EngineLoop:
     def prepare(self, mode: UpdateMode) -> "Future[None]":
         """Gets ready for new weights: with `drain`, when what runs is finished; else at once. Then steps stop.
 
-        What is asked for meanwhile waits for `commit`.
+        What is asked for meanwhile waits for `commit`. A preparation that was under way is given up for this one.
         """
-        ready: Future[None] = Future()
+        ready: Future[None] = _promise()
         self._ask(lambda: self._begin_update(mode, ready)).add_done_callback(lambda asked: _pass_error(asked, ready))
         return ready
 
@@ -180,7 +180,7 @@ class EngineLoop:
         return self._engine
 
     def _ask(self, function: Callable[[], T]) -> "Future[T]":
-        future: Future[T] = Future()
+        future: Future[T] = _promise()
         if self._failure is not None:
             future.set_exception(self._failure)
         else:
@@ -263,7 +263,8 @@ class EngineLoop:
             self._waiters[key] = future
 
     def _begin_update(self, mode: UpdateMode, ready: "Future[None]") -> None:
-        assert self._prepared is None, "one update at a time: commit or abandon the one before"
+        if self._prepared is not None and not self._prepared.done():
+            self._prepared.set_exception(WeightTransferError(f"another update of {self.name} began before this one"))
         self._mode, self._prepared = mode, ready
         if mode != "drain" or self._paused or not self._live_engine.has_work:
             self._pause()
@@ -320,6 +321,13 @@ class EngineLoop:
             except queue.Empty:
                 return
             future.set_exception(error)
+
+
+def _promise() -> "Future[Any]":
+    """A future that whoever waits for it cannot cancel: the engine's thread will give its result."""
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    return future
 
 
 def _resolve(future: "Future[Any]", function: Callable[[], Any]) -> None:

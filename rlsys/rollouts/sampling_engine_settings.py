@@ -33,7 +33,7 @@ class EngineSettings:
 CPU_DEFAULTS: Mapping[str, Any] = {
     "dtype": "float32",
     "enforce_eager": True,
-    "kv_cache_memory_bytes": 1 << 30,
+    "kv_cache_memory_bytes": 512 << 20,
     # A prefill that is split kills the engine where requests have seeds: "CPU Generator does not use offset".
     "enable_chunked_prefill": False,
 }
@@ -44,6 +44,8 @@ def engine_environment(settings: EngineSettings, *, on_cpu: bool) -> dict[str, s
     variables = {
         # The process that steps the engine must be the one that holds it.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        # The engine lives in a thread beside others: a fork would copy their locks.
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_NO_USAGE_STATS": "1",
     }
     if on_cpu:

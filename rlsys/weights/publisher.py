@@ -33,6 +33,9 @@ from rlsys.weights.sender import Manifest
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 
+GIVE_UP_S = 10.0
+"""How long those that are still alive may take to leave a group after a failure."""
+
 
 class Pending(Protocol[T_co]):
     """An answer that is on its way: a `concurrent.futures.Future`, or a Ray reference in its clothes."""
@@ -132,13 +135,20 @@ class WeightPublisher:
     def __init__(self, learner: LearnerLink, engines: Sequence[EngineLink], settings: PublicationSettings) -> None:
         self.learner = learner
         self.settings = settings
-        self._engines = tuple(engines)
-        self._connected = False
+        self.set_engines(engines)
         self._transfer = 0
         self._seconds: dict[str, float] = {}
 
     def set_engines(self, engines: Sequence[EngineLink]) -> None:
-        """From the next publication on, these engines receive."""
+        """From the next publication on, these engines receive.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if not engines:
+            raise ValueError(
+                "weights need at least one engine; got none; replace the dead ones first"
+            )
         self._engines = tuple(engines)
         self._connected = False
 
@@ -247,9 +257,10 @@ class WeightPublisher:
     def _give_up(self) -> None:
         self._connected = False
         pending: list[Pending[None]] = [self.learner.close_group(), *(e.abandon_update() for e in self._engines)]
+        ends_at = time.monotonic() + min(GIVE_UP_S, self.settings.deadline_s)
         for answer in pending:
             try:
-                answer.result(timeout=self.settings.deadline_s)
+                answer.result(timeout=max(0.0, ends_at - time.monotonic()))
             except (RlsysError, TimeoutError):
                 continue  # it has failed already, and the error that is raised says so
 

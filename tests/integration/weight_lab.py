@@ -89,12 +89,18 @@ class EngineProcess:
         self._pipe.send_bytes(cloudpickle.dumps((function, arguments)))
         return self._await()
 
+    @property
+    def pid(self) -> int:
+        pid = self._process.pid
+        assert pid is not None
+        return pid
+
     def close(self) -> None:
         self._pipe.send_bytes(cloudpickle.dumps(None))
         self._process.join(30)
         assert self._process.exitcode == 0
 
-    def _await(self, timeout_s: float = 150.0) -> Any:
+    def _await(self, timeout_s: float = 240.0) -> Any:
         assert self._pipe.poll(timeout_s), "the engine's process did not answer"
         result, error = cloudpickle.loads(self._pipe.recv_bytes())
         if error is not None:

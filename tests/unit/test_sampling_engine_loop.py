@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from rlsys.errors import ActorError
+from rlsys.errors import ActorError, WeightTransferError
 from rlsys.recipe.rollout import SamplingSettings
 from rlsys.rollouts.sampling_engine import FinishedGroup
 from rlsys.rollouts.sampling_engine_loop import EngineLoop, GroupRequest
@@ -238,3 +238,25 @@ def test_spans_cover_sampling_and_updates(loop: EngineLoop):
     assert [(span.actor, span.name) for span in spans] == [("rollout-7", "sampling"), ("rollout-7", "take weights")]
     assert all(span.seconds > 0 for span in spans) and spans[0].end_s <= spans[1].end_s
     assert loop.drain_spans() == []
+
+
+def test_who_waits_cannot_cancel_what_the_engine_will_finish(loop: EngineLoop, engine: CountingEngine):
+    engine.gate.clear()
+    (future,) = loop.add([request(2)])
+    assert engine.stepping.wait(WAIT_S)
+    assert not future.cancel()
+    engine.gate.set()
+    assert len(future.result(WAIT_S)) == 1
+
+
+def test_a_second_preparation_takes_the_place_of_the_first(loop: EngineLoop, engine: CountingEngine):
+    engine.gate.clear()
+    (future,) = loop.add([request(2)])
+    assert engine.stepping.wait(WAIT_S)
+    first, second = loop.prepare("drain"), loop.prepare("in_flight")
+    engine.gate.set()
+    second.result(WAIT_S)
+    with pytest.raises(WeightTransferError, match="another update of rollout-7"):
+        first.result(WAIT_S)
+    loop.commit(1).result(WAIT_S)
+    assert future.result(WAIT_S)[0].versions.tolist() == [0, 1]

@@ -217,3 +217,8 @@ def test_an_engine_that_dies_at_the_flip_is_named_and_the_others_have_flipped():
     assert not [call for call in world.calls if "abandon" in call]
     publisher.set_engines(engines[:1])
     assert publisher.publish(5).new_group
+
+
+def test_no_engine_is_refused():
+    with pytest.raises(ValueError, match="at least one engine"):
+        scene()
