@@ -101,34 +101,37 @@ def test_rlvr_prompts_of_the_real_sets():
     for path, verifier, num_rows in (
         ("gsm8k/train.jsonl.gz", "gsm8k", 7473),
         ("ifeval/input_data.jsonl.gz", "ifeval", 541),
-        ("ifbench/IFBench_test.jsonl.gz", "ifbench", 300),
+        ("ifbench/IFBench_test.jsonl.gz", "ifbench", 294),
     ):
         prompts = PromptSet.build(read_rows(DATA / path), chat, drops=drops)
         assert len(prompts) == num_rows
         assert {check.verifier for item in prompts.items for check in item.checks} == {verifier}
         ends = chat.tokenizer.encode("<|im_start|>assistant\n<think>\n\n</think>\n\n", add_special_tokens=False)
         assert all(item.token_ids[-len(ends) :].tolist() == ends for item in prompts.items)
-    assert drops.total == 0
+    # Six IFBench prompts ask for a verb first, which no rule without a tagger's weights can tell.
+    assert dict(drops.by_reason) == {"bad_ground_truth": 6}
 
 
 def test_gold_answers_of_the_math_sets():
     with gzip.open(DATA / "gsm8k" / "train.jsonl.gz", "rt") as file:
         golds = [json.loads(line)["answer"].rsplit("#### ")[-1].strip().replace(",", "") for line in file]
     assert [row.checks[0].ground_truth for row in read_rows(DATA / "gsm8k" / "train.jsonl.gz")] == golds
-    for path, num_rows in (
-        ("math/math_train.parquet", 7500),
-        ("math/test.jsonl.gz", 5000),
-        ("math/math500_test.json.gz", 500),
+    for path, num_rows, without_gold in (
+        ("math/math_train.parquet", 7500, {5341, 5343, 6627, 7301}),  # the set's own targets are empty there
+        ("math/test.jsonl.gz", 5000, set()),
+        ("math/math500_test.json.gz", 500, set()),
     ):
         rows = list(read_rows(DATA / path))
         assert len(rows) == num_rows
-        assert all(row.checks[0].verifier == "math" and row.checks[0].ground_truth for row in rows)
-        boxed = [row for row in rows if f"{{{row.checks[0].ground_truth}}}" in str(row.response).replace(" ", "")]
-        assert len(boxed) > 0.9 * num_rows
+        assert {row.checks[0].verifier for row in rows} == {"math"}
+        assert {index for index, row in enumerate(rows) if not row.checks[0].ground_truth} == without_gold
+        golds = [f"{{{row.checks[0].ground_truth}}}".replace(" ", "") for row in rows]
+        boxed = [gold in str(row.response).replace(" ", "") for gold, row in zip(golds, rows, strict=True)]
+        assert sum(boxed) > 0.88 * num_rows  # the others are written otherwise, such as \dfrac for \frac
 
 
 def test_real_preference_pairs():
-    chat = ChatTokenizer(load("olmo2"), TemplatingSettings(max_length=2048))
+    chat = ChatTokenizer(load("olmo2"), TemplatingSettings())
     rows = [
         *read_rows(DATA / "preference" / "dpo_en_demo.json.gz"),
         *read_rows(DATA / "preference" / "v1_dpo_demo.jsonl"),

@@ -317,6 +317,8 @@ MUTANTS = [
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_broken_ledger_is_caught(mutant: type[Ledger]):
     machine = type("MutantMachine", (LedgerMachine,), {"ledger_class": mutant})
-    without_shrinking = settings(RANDOM_WORLDS, phases=[Phase.generate], print_blob=False, database=None)
+    without_shrinking = settings(
+        RANDOM_WORLDS, max_examples=3000, phases=[Phase.generate], print_blob=False, database=None
+    )
     with pytest.raises((AssertionError, LedgerError, KeyError)):
         run_state_machine_as_test(machine, settings=without_shrinking)

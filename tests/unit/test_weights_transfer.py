@@ -24,7 +24,7 @@ from rlsys.weights.ipc_handle import from_json, to_json
 from rlsys.weights.sender import WeightSender
 
 HOST = "127.0.0.1"
-SHORT_S = 1.0
+SHORT_S = 4.0
 
 
 @pytest.fixture
