@@ -15,7 +15,7 @@ from rlsys.errors import VerifierError
 from rlsys.verifiers.judgement import Judgement, VerifyMode
 from rlsys.verifiers.math.answer import Answer, Collection, Value, expressions_in
 from rlsys.verifiers.math.comparison import same_answer
-from rlsys.verifiers.math.expression import NoValueError, numeric_value, symbols
+from rlsys.verifiers.math.expression import NoValueError, exact_value, numeric_value, symbols
 from rlsys.verifiers.math.extraction import Extracted, extract_answer, is_formula
 from rlsys.verifiers.math.reader import read_answer
 from rlsys.verifiers.math.scanner import NotReadError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MAX_RESPONSE_CHARS = 1_000_000
 _KEPT_GOLDS = 4096
+_THOUSANDS = re.compile(r"\s*[1-9][0-9]{0,2}(?:,[0-9]{3})+\s*")
 _DECIMAL_COMMA = re.compile(r"\s*\$?\s*(-?[0-9]+),([0-9]+)\s*\$?\s*")
 
 Gold: TypeAlias = "tuple[str, Answer | SecondGold]"
@@ -38,7 +39,7 @@ def check_math_ground_truth(ground_truth: Any) -> None:
     try:
         if isinstance(gold, Answer):
             for expression in expressions_in(gold):
-                if not symbols(expression):
+                if not symbols(expression) and exact_value(expression) is None:
                     numeric_value(expression)
         right = _is_right((latex, gold), latex, "reward")
     except (NotReadError, NoValueError) as error:
@@ -77,13 +78,21 @@ def _is_right(gold: Gold, latex: str, mode: VerifyMode) -> bool:
     if not isinstance(gold_answer, Answer):
         return gold_answer.matches(latex)
     answer = read_answer(latex)
-    if mode == "eval" and {type(gold_answer), type(answer)} == {Value, Collection}:
-        gold_answer, answer = _with_decimal_comma(gold_latex, gold_answer), _with_decimal_comma(latex, answer)
+    if {type(gold_answer), type(answer)} == {Value, Collection}:
+        gold_answer, answer = _with_commas_between(gold_latex, gold_answer), _with_commas_between(latex, answer)
+        if mode == "eval":
+            gold_answer, answer = _with_decimal_comma(gold_latex, gold_answer), _with_decimal_comma(latex, answer)
     return same_answer(gold_answer, answer, mode)
 
 
+def _with_commas_between(latex: str, answer: Answer) -> Answer:
+    """60,120 read as two numbers, where the other side is several: of itself it is sixty thousand."""
+    several = _THOUSANDS.fullmatch(latex)
+    return read_answer(latex.replace(",", ", ")) if several and isinstance(answer, Value) else answer
+
+
 def _with_decimal_comma(latex: str, answer: Answer) -> Answer:
-    """A list of two whole numbers, read as one number, where the other side is one: 2,74 is 2.74."""
+    """2,74 read as one number with decimals, where the other side is one: of itself it is two numbers."""
     comma = _DECIMAL_COMMA.fullmatch(latex)
     return read_answer(f"{comma[1]}.{comma[2]}") if comma and isinstance(answer, Collection) else answer
 

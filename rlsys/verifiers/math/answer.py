@@ -21,9 +21,9 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Words; `key` is what is compared."""
+    """Words."""
 
-    key: str
+    words: str
 
 
 @dataclass(frozen=True, slots=True)

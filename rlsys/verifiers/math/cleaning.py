@@ -62,7 +62,8 @@ _NUMBER_AS_TEXT = re.compile(r"\\text\{([^{}A-Za-z]*[0-9][^{}A-Za-z]*)\}")
 _LETTER_STYLE = re.compile(r"\\(?:mathrm|mathbf|mathit|mathsf|boldsymbol|bm|mathcal)\s*(?:\{([^{}]*)\}|([A-Za-z]))")
 _PHANTOM = re.compile(r"\\[hv]?phantom\s*(?:\{[^{}]*\}|\S)|\\[hv]space\*?\s*\{[^{}]*\}")
 _DEGREE = re.compile(r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\}|\\degree(?![A-Za-z]))|\\degree(?![A-Za-z])")
-_ROW_BREAK = re.compile(r"\\\\(?:\[[^\]]{0,20}\])?")
+_ROW_BREAK = re.compile(r"\\\\(?:\[[^\]]{0,20}\])?|\\(?=[-+.0-9])")
+"""Some data sets lost one of the two backslashes; nothing else in LaTeX is a backslash before a number."""
 _MATH_DELIMITER = re.compile(r"\\[()\[\]]")
 _AROUND = ' \t\n,;:"`*_'
 _QUAD_GLUED = re.compile(r"\\(q?quad)(?=[A-Za-z])")
@@ -93,13 +94,16 @@ def clean(text: str) -> str:
     text = _LETTER_STYLE.sub(_letters_or_text, text)
     text = _COMMAND.sub(_same_command, text)
     text = _THOUSANDS_MARK.sub(THOUSANDS, _DEGREE.sub(r"\\degree ", text))
+    for lost, meant in (("{,}", ","), ("{}", " "), ("{or}", " or "), ("{and}", " and ")):
+        text = text.replace(lost, meant)
     text = _RELATION_PATTERN.sub(lambda found: _RELATION[found[0]], _SPACE.sub(" ", text))
     return text.lstrip(_AROUND).rstrip(_AROUND + ".")
 
 
 def _letters_or_text(styled: re.Match[str]) -> str:
     content = styled[1] if styled[1] is not None else styled[2]
-    return content if len(content.strip()) <= 1 or "\\" in content else f"\\text{{{content}}}"
+    is_text = len(content.strip()) > 1 and content.replace(" ", "").isalpha()
+    return f"\\text{{{content}}}" if is_text else content
 
 
 def _same_command(command: re.Match[str]) -> str:
@@ -111,10 +115,10 @@ def _same_command(command: re.Match[str]) -> str:
 
 
 def text_key(text: str) -> str:
-    r"""What is left of an answer when spelling, case of words and punctuation around it do not matter.
+    r"""What is left of an answer in words when case, spaces, and punctuation around it do not matter.
 
     >>> text_key(r"\text{(B)}") == text_key("B.") and text_key("Evelyn") == text_key(r"\text{evelyn}")
     True
     """
-    plain = re.sub(r"\\text\s*|[{}$~]|\\[,;:! ]", " ", text)
-    return " ".join(plain.split()).strip(" .,;:()'\"").casefold()
+    plain = re.sub(r"\\text\s*|[{}$~\s]|\\[,;:! ]", "", text)
+    return plain.strip(".,;:()'\"").casefold()

@@ -96,8 +96,8 @@ def _unnamed(answer: Answer) -> Answer:
 def _words(answer: Answer) -> list[str] | None:
     """The words of an answer in words, sorted where it lists several."""
     match answer:
-        case Text(key):
-            return sorted(text_key(part) for part in _WORD_SEPARATOR.split(key))
+        case Text(words):
+            return sorted(text_key(part) for part in _WORD_SEPARATOR.split(words))
         case Value(Sym(name), unit):
             return [text_key(f"{name} {unit}")]
         case Value(Const("e" | "i" as letter), ""):

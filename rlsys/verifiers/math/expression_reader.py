@@ -56,8 +56,8 @@ _GREEK = frozenset(
 )
 _NAME_COMMANDS = frozenset(("vec", "hat", "bar", "overline", "overrightarrow", "widehat", "tilde"))
 _CONSTANTS = {"pi": Const("pi"), "infty": Const("inf"), "i": Const("i"), "imath": Const("i"), "e": Const("e")}
-_FUNCTION_NAMES = frozenset(FUNCTIONS) - {"percent", "degrees", "factorial", "binomial"}
-_TEXT_FACTORS = {"i", *_FUNCTION_NAMES} - {"min", "max", "sec"}
+FUNCTION_NAMES = frozenset(FUNCTIONS) - {"percent", "degrees", "factorial", "binomial"}
+_TEXT_FACTORS = {"i", *FUNCTION_NAMES} - {"min", "max", "sec"}
 _INVERSE = {name: f"arc{name}" for name in ("sin", "cos", "tan", "cot", "sec", "csc")}
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 UNIT_WORDS = frozenset(
@@ -149,15 +149,13 @@ class ExpressionReader(NumberReader):
                 raise NotReadError("two numbers side by side")
             return False
         run = letters[0]
-        return (
-            run in _FUNCTION_NAMES or run in ("pi", "sqrt") or not (is_word(run) or run in UNIT_WORDS or run == "and")
-        )
+        return run in FUNCTION_NAMES or run in ("pi", "sqrt") or not (is_word(run) or run in UNIT_WORDS or run == "and")
 
     def _is_operand(self, command: str) -> bool:
         return (
             command in _GREEK
             or command in _CONSTANTS
-            or command in _FUNCTION_NAMES
+            or command in FUNCTION_NAMES
             or command in _NAME_COMMANDS
             or command in ("frac", "sqrt", "binom", "lfloor", "lceil", "angle", "triangle")
         )
@@ -226,7 +224,7 @@ class ExpressionReader(NumberReader):
         if run == "sqrt":
             self.position += 4
             return Pow(self._argument(), Num(Fraction(1, 2)))
-        if run in _FUNCTION_NAMES:
+        if run in FUNCTION_NAMES:
             self.position += len(run)
             return self._function(run)
         if run in ("pi", "infinity", "inf"):
@@ -268,7 +266,7 @@ class ExpressionReader(NumberReader):
             return Call("floor" if name == "lfloor" else "ceil", (inner,))
         if name in _CONSTANTS:
             return _CONSTANTS[name]
-        if name in _FUNCTION_NAMES:
+        if name in FUNCTION_NAMES:
             return self._function(name)
         if name in _NAME_COMMANDS:
             group = self.match(_GROUP_OR_LETTER)
@@ -282,7 +280,7 @@ class ExpressionReader(NumberReader):
         raise NotReadError(f"unknown command {name!r}")
 
     def _text(self, word: str) -> Expr:
-        if word in _FUNCTION_NAMES:
+        if word in FUNCTION_NAMES:
             return self._function(word)
         if word in _CONSTANTS and len(word) == 1:
             return _CONSTANTS[word]
@@ -337,7 +335,7 @@ class ExpressionReader(NumberReader):
 
     def _function_is_next(self) -> bool:
         name = self.look(_NAME)
-        return name is not None and name[1] in _FUNCTION_NAMES
+        return name is not None and name[1] in FUNCTION_NAMES
 
     def matrix_rows(self) -> tuple[tuple[Expr, ...], ...]:
         """Reads a matrix, from its `\\begin` to its `\\end`."""

@@ -25,7 +25,7 @@ from rlsys.verifiers.math.answer import (
 )
 from rlsys.verifiers.math.cleaning import MAX_ANSWER_CHARS, clean, text_key
 from rlsys.verifiers.math.expression import Call, Const, Expr, Mul, Num, Sym, exact_value, negative, signs_resolved
-from rlsys.verifiers.math.expression_reader import ExpressionReader, is_word
+from rlsys.verifiers.math.expression_reader import FUNCTION_NAMES, ExpressionReader, is_word
 from rlsys.verifiers.math.scanner import NotReadError
 
 MAX_ITEMS = 100
@@ -35,6 +35,8 @@ _SIGNS: dict[str, RelationSign] = {
 _SEPARATOR = re.compile(r",? ?(?:\\text\s*\{\s*,?\s*(?:and|or)\s*,?\s*\}|(?:and|or)(?![A-Za-z]))|[,;]")
 _BASED = re.compile(r"(?:\\text\s*)?\{?(-?[0-9A-F]+(?:\.[0-9A-F]+)?)\}?_\s*(?:\{\s*([0-9]{1,2})\s*\}|([0-9]))")
 _PROSE = re.compile(r"[A-Za-z .,'\"()!?:;-]+")
+_WORDS_IN_BRACES = re.compile(r"\{[A-Za-z ]{2,}\}")
+_WORD_AND_NUMBER = re.compile(r"\{?([A-Za-z]{3,}) ?[0-9]{1,4}(?:, ?[0-9]{4})?\}?")
 _TEXT_ONLY = re.compile(r"(?:\\text\s*\{[^{}]*\}|[\s.,()'-])+")
 _BRACKETED_MATRIX = re.compile(r"[(\[] ?\\begin ?\{(?:array|b?matrix|pmatrix)\}")
 _UNIT_PART = re.compile(r"\\text\s*\{([^{}]*)\}|\^ ?\{? ?([0-9]) ?\}?|([A-Za-z]+\.?|/|\.)")
@@ -60,16 +62,18 @@ def read_answer(latex: str) -> Answer:
     if based:
         return Based(based[1], int(based[2] or based[3]))
     if _is_prose(text):
-        key = text_key(text)
-        if not key:
+        if not text_key(text):
             raise NotReadError("empty")
-        return Text(key)
+        return Text(text)
     return _AnswerReader(text).whole()
 
 
 def _is_prose(text: str) -> bool:
-    if _TEXT_ONLY.fullmatch(text):
+    if _TEXT_ONLY.fullmatch(text) or _WORDS_IN_BRACES.fullmatch(text):
         return True
+    dated = _WORD_AND_NUMBER.fullmatch(text)
+    if dated:
+        return is_word(dated[1]) and dated[1] not in {*FUNCTION_NAMES, "sqrt"}
     return bool(_PROSE.fullmatch(text)) and any(is_word(word) for word in re.findall("[A-Za-z]+", text))
 
 
@@ -200,7 +204,7 @@ def _value_with_unit(expression: Expr, unit: str) -> Answer:
     if unit.rstrip(".") in _DEGREE_UNITS:
         return Value(Call("degrees", (expression,)))
     if isinstance(expression, Sym) and is_word(expression.name) and (unit or len(expression.name.split()) > 1):
-        return Text(text_key(f"{expression.name} {unit}"))
+        return Text(f"{expression.name} {unit}")
     return Value(expression, unit)
 
 
