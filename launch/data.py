@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch import decontaminate
+from launch import decontaminate, synthesize
 
 if TYPE_CHECKING:
     from rlsys.recipe.data import DataSettings
@@ -13,16 +13,23 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Any) -> None:
     """Adds the command and its subcommands."""
-    parser = subparsers.add_parser("data", help="show, mix and decontaminate data")
+    parser = subparsers.add_parser("data", help="show, mix, decontaminate and synthesise data")
     commands = parser.add_subparsers(dest="data_command", metavar="SUBCOMMAND", required=True)
     _add_show(commands)
     _add_mix(commands)
     decontaminate.add_parser(commands)
+    synthesize.add_parsers(commands)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 0; 1 where the subcommand says so."""
-    commands = {"show": _show, "mix": _mix, "decontaminate": decontaminate.run}
+    commands = {
+        "show": _show,
+        "mix": _mix,
+        "decontaminate": decontaminate.run,
+        "personas": synthesize.run_personas,
+        "self-instruct": synthesize.run_self_instruct,
+    }
     return commands[arguments.data_command](arguments)
 
 
@@ -107,6 +114,7 @@ def _settings(arguments: argparse.Namespace) -> "DataSettings":
     """
     import tomllib
 
+    from launch.synthesize import read_settings
     from rlsys.errors import RecipeError
     from rlsys.recipe.data import DataSettings
     from rlsys.recipe.load import load_recipe
@@ -114,7 +122,7 @@ def _settings(arguments: argparse.Namespace) -> "DataSettings":
     if arguments.recipe.is_file():
         tree = tomllib.loads(arguments.recipe.read_text())
         if "source" in tree:
-            return DataSettings.model_validate(tree)
+            return read_settings(arguments.recipe, DataSettings)
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     found = {
         f"{stage.label}.{key}": value
