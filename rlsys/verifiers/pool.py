@@ -298,5 +298,8 @@ def _stop(broker: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         broker.kill()
         broker.wait()
+    deadline = time.monotonic() + STOP_LIMIT_S
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(broker.pid, signal.SIGKILL)
+        while time.monotonic() < deadline:
+            os.killpg(broker.pid, signal.SIGKILL)
+            time.sleep(0.01)

@@ -9,8 +9,6 @@ import time
 
 from rlsys.verifiers.registry import verifier
 
-_kept = []
-
 
 @verifier("rogue_echo")
 def echo(response, ground_truth, mode):
@@ -44,8 +42,8 @@ def _sleep(_):
 
 
 def _eat_memory(_):
-    while True:
-        _kept.append(bytearray(2**26))
+    """A gigabyte: less than the machine has, more than the pool allows."""
+    return len(bytearray(2**30)) > 0
 
 
 def _die(_):
