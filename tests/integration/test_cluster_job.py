@@ -3,9 +3,11 @@
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,14 +55,17 @@ class Cluster:
 def cluster(tmp_path_factory) -> Iterator[Cluster]:
     """A head node in a process that this fixture ends: never `ray stop`, which would end other clusters too."""
     cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    # A short path: Ray puts Unix sockets below it, whose names may have 107 bytes.
+    sockets = tempfile.mkdtemp(prefix="ray")
+    log = (cluster.folder / "head.log").open("w")
     head = subprocess.Popen(
         [
             RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={cluster.port}",
             "--dashboard-host=127.0.0.1", f"--dashboard-port={cluster.dashboard}", "--num-cpus=2",
-            "--ray-client-server-port=0", "--disable-usage-stats", f"--temp-dir={cluster.folder}/ray",
+            f"--ray-client-server-port={free_port()}", "--disable-usage-stats", f"--temp-dir={sockets}",
         ],
         env=cluster.env,
-        stdout=subprocess.PIPE,
+        stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )  # fmt: skip
@@ -77,6 +82,8 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     finally:
         head.terminate()
         head.wait(timeout=60)
+        log.close()
+        shutil.rmtree(sockets, ignore_errors=True)
 
 
 def test_without_the_token_no_job_is_taken(cluster: Cluster):
