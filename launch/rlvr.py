@@ -43,7 +43,7 @@ def run_rlvr(context: RunContext, stage: StageContext) -> dict[str, Any]:
 def train_on(run: RlvrRun, batch: Batch) -> None:
     """One batch: update, publication, evaluation, metrics, checkpoint."""
     context, ledger, step = run.context, run.ledger, batch.index + 1
-    seconds = {"time/wait_rollouts_s": time.perf_counter() - run.step_started}
+    seconds = {"time/wait_rollouts_s": time.perf_counter() - run.step_started, **run.carried_seconds}
     groups = run.buffer.take(batch.ordinals)
     update = Update(run, batch, groups, seconds)
     while not update.done:
@@ -59,10 +59,11 @@ def train_on(run: RlvrRun, batch: Batch) -> None:
     seconds["time/step_s"] = time.perf_counter() - run.step_started
     metrics = run.metrics_of(batch, groups, update.metrics, publication) | run.evaluate_if_due(step)
     run.record_ends(groups, step)
-    if run.checkpoint_is_due(step):
-        with context.timed("checkpoint", seconds):
-            save_checkpoint(run, step)
     run.stage.tracker.log(step, metrics | seconds)
+    run.carried_seconds = {}
+    if run.checkpoint_is_due(step):  # after the step's line, which belongs to what the checkpoint keeps
+        with context.timed("checkpoint", run.carried_seconds):
+            save_checkpoint(run, step)
     run.flush_trace()
     run.step_started = time.perf_counter()
 

@@ -51,6 +51,8 @@ class RlvrRun:
     chain_position: int = 0
     step_started: float = 0.0
     losses_in_a_row: int = 0
+    carried_seconds: dict[str, float] = field(default_factory=dict)
+    """Of the checkpoint after the step before: told with the next step."""
     writes: list[Any] = field(default_factory=list)
     """Rollout files being written."""
 

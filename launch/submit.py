@@ -34,6 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 0 when the job succeeded (or was submitted, with --no-wait)."""
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobStatus, JobSubmissionClient
 
     from rlsys.recipe.load import load_recipe
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
             runtime_env={"working_dir": arguments.working_dir, "excludes": EXCLUDED},
             metadata={"recipe": arguments.recipe},
         )
-    except (ConnectionError, RuntimeError) as error:
+    except (ConnectionError, RuntimeError, AuthenticationError) as error:
         raise RlsysError(f"the cluster at {arguments.address} took no job: {error}", fix=TOKEN_HELP) from error
     print(f"submitted {job}; logs: ray job logs {job} --address {arguments.address}", flush=True)
     if arguments.no_wait:

@@ -93,7 +93,8 @@ def test_without_the_token_no_job_is_taken(cluster: Cluster):
     command = [sys.executable, "-m", "launch.cli", "submit", "configs/quickstart.toml", "--address", cluster.url]
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert "token" in done.stderr.lower()
+    assert "took no job: Token authentication" in done.stderr
+    assert "RAY_AUTH_TOKEN_PATH" in done.stderr
 
 
 def test_rlsys_submit_runs_the_recipe_and_leaves_its_outputs_outside_the_working_directory(cluster: Cluster):
