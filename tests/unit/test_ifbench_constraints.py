@@ -1,10 +1,10 @@
 """IFBench's constraints by hand-worked responses: one that follows, one that does not, one that says nothing."""
 
 import pytest
+from constraint_verdicts import follows
 
 from rlsys.verifiers.ifbench.table import CONSTRAINTS, REFUSED
 from rlsys.verifiers.ifbench.tasks import CAPITALS
-from rlsys.verifiers.ifeval.ground_truth import parse_ground_truth
 
 REQUEST = {"prompt_to_repeat": "Name a big fish."}
 SPAN = {**REQUEST, "n_start": 1, "n_end": 2}
@@ -112,12 +112,6 @@ CASES = [
 NAMES = [f"{id} {number}" for number, (id, *_) in enumerate(CASES)]
 
 
-def holds(id: str, arguments: dict, response: str, mode: str) -> bool:
-    truth = parse_ground_truth({"instruction_id_list": [id], "kwargs": [arguments]})
-    (instruction,) = truth.instructions
-    return instruction.constraint.holds(response, instruction.arguments, mode)
-
-
 def test_every_constraint_has_a_case():
     assert {id for id, *_ in CASES} | {"repeat:repeat_span"} == {constraint.id for constraint in CONSTRAINTS}
     assert len(CONSTRAINTS) + len(REFUSED) == 58
@@ -126,19 +120,19 @@ def test_every_constraint_has_a_case():
 @pytest.mark.parametrize("mode", ["eval", "reward"])
 @pytest.mark.parametrize(("id", "arguments", "good", "bad", "hollow"), CASES, ids=NAMES)
 def test_what_follows_and_what_does_not(id, arguments, good, bad, hollow, mode):
-    assert holds(id, arguments, good, mode)
-    assert not holds(id, arguments, bad, mode)
+    assert follows(id, arguments, good, mode=mode)
+    assert not follows(id, arguments, bad, mode=mode)
 
 
 @pytest.mark.parametrize(("id", "arguments", "good", "bad", "hollow"), CASES, ids=NAMES)
 def test_reward_mode_does_not_pay_for_what_says_nothing(id, arguments, good, bad, hollow):
     if hollow is not None:
-        assert holds(id, arguments, hollow, "eval")
-        assert not holds(id, arguments, hollow, "reward")
+        assert follows(id, arguments, hollow, mode="eval")
+        assert not follows(id, arguments, hollow, mode="reward")
 
 
 def test_a_span_is_of_characters_to_the_reference_and_of_words_to_its_prompts():
-    assert holds("repeat:repeat_span", SPAN, "am", "eval")
-    assert not holds("repeat:repeat_span", SPAN, "am", "reward")
-    assert holds("repeat:repeat_span", SPAN, "a big", "reward")
-    assert not holds("repeat:repeat_span", SPAN, "a big", "eval")
+    assert follows("repeat:repeat_span", SPAN, "am", mode="eval")
+    assert not follows("repeat:repeat_span", SPAN, "am", mode="reward")
+    assert follows("repeat:repeat_span", SPAN, "a big", mode="reward")
+    assert not follows("repeat:repeat_span", SPAN, "a big", mode="eval")

@@ -1,8 +1,8 @@
 """IFEval's 25 instructions by hand-worked responses: one that follows, one that does not, one that says nothing."""
 
 import pytest
+from constraint_verdicts import follows
 
-from rlsys.verifiers.ifeval.ground_truth import parse_ground_truth
 from rlsys.verifiers.ifeval.table import IFEVAL
 
 REPEATED = {"prompt_to_repeat": "Name a fish."}
@@ -117,12 +117,6 @@ CASES = [
 NAMES = [f"{id} {number}" for number, (id, *_) in enumerate(CASES)]
 
 
-def holds(id: str, arguments: dict, response: str, mode: str) -> bool:
-    truth = parse_ground_truth({"instruction_id_list": [id], "kwargs": [arguments]})
-    (instruction,) = truth.instructions
-    return instruction.constraint.holds(response, instruction.arguments, mode)
-
-
 def test_every_instruction_has_a_case():
     assert {id for id, *_ in CASES} == {constraint.id for constraint in IFEVAL}
     assert len(IFEVAL) == 25
@@ -131,19 +125,19 @@ def test_every_instruction_has_a_case():
 @pytest.mark.parametrize("mode", ["eval", "reward"])
 @pytest.mark.parametrize(("id", "arguments", "good", "bad", "hollow"), CASES, ids=NAMES)
 def test_what_follows_and_what_does_not(id, arguments, good, bad, hollow, mode):
-    assert holds(id, arguments, good, mode)
-    assert not holds(id, arguments, bad, mode)
+    assert follows(id, arguments, good, mode=mode)
+    assert not follows(id, arguments, bad, mode=mode)
 
 
 @pytest.mark.parametrize(("id", "arguments", "good", "bad", "hollow"), CASES, ids=NAMES)
 def test_reward_mode_does_not_pay_for_what_says_nothing(id, arguments, good, bad, hollow):
     if hollow is not None:
-        assert holds(id, arguments, hollow, "eval")
-        assert not holds(id, arguments, hollow, "reward")
+        assert follows(id, arguments, hollow, mode="eval")
+        assert not follows(id, arguments, hollow, mode="reward")
 
 
 @pytest.mark.parametrize("blank", ["", "  \n "])
 @pytest.mark.parametrize(("id", "arguments"), [case[:2] for case in CASES], ids=NAMES)
 def test_a_blank_response_follows_nothing(id, arguments, blank):
-    assert not holds(id, arguments, blank, "eval")
-    assert not holds(id, arguments, blank, "reward")
+    assert not follows(id, arguments, blank, mode="eval")
+    assert not follows(id, arguments, blank, mode="reward")

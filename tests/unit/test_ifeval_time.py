@@ -65,6 +65,6 @@ def test_no_constraint_takes_long_for_a_long_response(unit: str):
         drawn = sample_kwargs(id, Random(0), prompt="the old dog sleeps")
         (instruction,) = parse_ground_truth({"instruction_id_list": [id], "kwargs": [drawn]}).instructions
         started = time.process_time()
-        instruction.constraint.holds(response, instruction.arguments, "eval")
-        instruction.constraint.holds(response, instruction.arguments, "reward")
+        instruction.constraint.holds(response, instruction.arguments, mode="eval")
+        instruction.constraint.holds(response, instruction.arguments, mode="reward")
         assert time.process_time() - started < 5, id

@@ -96,13 +96,13 @@ CONSTRAINTS = (
         "ratio:sentence_type",
         "Keep a ratio of 2:1 of declarative to interrogative sentences.",
         sentence_type,
-        sentence_type_of_some,
+        demand=sentence_type_of_some,
     ),
     Constraint(
         "ratio:sentence_balance",
         "Use as many declarative as interrogative as exclamatory sentences.",
         sentence_balance,
-        sentence_type_of_some,
+        demand=sentence_type_of_some,
     ),
     Constraint(
         "ratio:overlap",
@@ -115,6 +115,6 @@ CONSTRAINTS = (
         "ratio:sentence_words",
         "Respond with three sentences of the same number of characters each, all of different words.",
         sentence_words,
-        different_sentence_words,
+        demand=different_sentence_words,
     ),
 )

@@ -194,19 +194,19 @@ CONSTRAINTS = (
         "custom:reverse_newline",
         "List the countries of Africa in reverse alphabetical order, each on a new line.",
         reverse_newline,
-        different_countries,
+        demand=different_countries,
     ),
     Constraint(
         "custom:word_reverse",
         "What animal is the national symbol of the US? Answer in a sentence whose words are in reverse order.",
         word_reverse,
-        reversed_sentence,
+        demand=reversed_sentence,
     ),
     Constraint(
         "custom:character_reverse",
         "What animal is the national symbol of the US? Answer in a sentence whose letters are in reverse order.",
         character_reverse,
-        reversed_characters,
+        demand=reversed_characters,
     ),
     Constraint(
         "custom:sentence_alphabet",
@@ -223,27 +223,27 @@ CONSTRAINTS = (
         "custom:csv_city",
         'Generate CSV data, delimited by commas, with the columns "ID", "Country", "City", "Year", "Count" and 7 rows.',
         csv_city,
-        filled_csv_city,
+        demand=filled_csv_city,
     ),
     Constraint(
         "custom:csv_special_character",
         'Generate CSV data, delimited by commas, with the columns "ProductID", "Category", "Brand", "Price", "Stock" '
         "and 14 rows. Add one field that contains a special character, in double quotes.",
         csv_special_character,
-        full_csv_rows,
+        demand=full_csv_rows,
     ),
     Constraint(
         "custom:csv_quotes",
         'Generate CSV data, delimited by tabs, with the columns "StudentID", "Subject", "Grade", "Semester", "Score" '
         "and 3 rows, each field in double quotes.",
         csv_quotes,
-        filled_csv_quotes,
+        demand=filled_csv_quotes,
     ),
     Constraint(
         "custom:date_format_list",
         "List the dates on which Napoleon's battles began, separated by commas, in the format YYYY-MM-DD, and nothing "
         "else.",
         date_format_list,
-        real_dates,
+        demand=real_dates,
     ),
 )

@@ -79,8 +79,8 @@ CONSTRAINTS = (
         "change_case:capital_word_frequency",
         "Words in all capital letters should appear {capital_relation} {capital_frequency} times in your response.",
         capital_word_frequency,
-        whole_capital_word_frequency,
-        {"capital_frequency": count(), "capital_relation": RELATION},
-        _sample_capital_words,
+        demand=whole_capital_word_frequency,
+        arguments={"capital_frequency": count(), "capital_relation": RELATION},
+        sample=_sample_capital_words,
     ),
 )

@@ -23,7 +23,7 @@ class Aspects:
     """The ids it allows beside it, for a constraint that prescribes nearly the whole response."""
 
 
-def _aspects(decides: str = "", needs: str = "", bans: str = "", only_with: str | None = None) -> Aspects:
+def _aspects(*, decides: str = "", needs: str = "", bans: str = "", only_with: str | None = None) -> Aspects:
     allowed = None if only_with is None else frozenset(only_with.split())
     return Aspects(frozenset(decides.split()), frozenset(needs.split()), frozenset(bans.split()), allowed)
 

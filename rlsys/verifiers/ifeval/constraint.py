@@ -1,7 +1,7 @@
 """A constraint on a response: its instruction text, its arguments, and how it is checked in either mode."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from random import Random
 from typing import Any, TypeAlias
 
@@ -41,6 +41,7 @@ class Constraint:
     instruction: str
     """What the model is told; `{name}` stands for an argument."""
     check: Check
+    _: KW_ONLY
     demand: Check = _nothing_more
     arguments: Mapping[str, Argument] = field(default_factory=dict)
     sample: Sampler = _no_arguments
@@ -49,7 +50,7 @@ class Constraint:
     instead: Check | None = None
     """Reward mode's check in place of `check`, where that is slow or contradicts its own instruction."""
 
-    def holds(self, response: str, arguments: Mapping[str, Any], mode: VerifyMode) -> bool:
+    def holds(self, response: str, arguments: Mapping[str, Any], *, mode: VerifyMode) -> bool:
         """Whether a response follows this constraint; one that is blank (in reward mode: says nothing) does not."""
         if mode == "eval":
             return bool(response.strip()) and self.check(response, **arguments)

@@ -93,10 +93,10 @@ CONSTRAINTS = (
         "Repeat the phrase '{phrase}' exactly {small_n} times, each time with another word in the place of one word in "
         "its middle.",
         repeat_phrase,
-        repeat_phrase_differently,
-        {"phrase": text(), "small_n": count()},
-        _sample_phrase,
-        _no_center,
+        demand=repeat_phrase_differently,
+        arguments={"phrase": text(), "small_n": count()},
+        sample=_sample_phrase,
+        impossible=_no_center,
     ),
     Constraint(
         "copy:copy",

@@ -34,7 +34,7 @@ def verify_ifeval(response: str, ground_truth: Any, mode: VerifyMode) -> Judgeme
     variants = (answer, *_loose_variants(answer))
     strict, loose = [], []
     for instruction in truth.instructions:
-        verdicts = (instruction.constraint.holds(text, instruction.arguments, mode) for text in variants)
+        verdicts = (instruction.constraint.holds(text, instruction.arguments, mode=mode) for text in variants)
         strict.append(next(verdicts))
         loose.append(strict[-1] or any(verdicts))
     share = sum(strict) / len(strict)
