@@ -24,6 +24,8 @@ from rlsys.verifiers.scoring import CHECK_MODE, SLICE_S, ScoringLimits
 
 START_LIMIT_S = 120.0
 STOP_LIMIT_S = 5.0
+ORDERLY_END_S = 1.0
+"""The broker's own children end with it; killing them at once would leave its semaphores behind."""
 MAX_RESTARTS = 3
 """How often in a row, without a verdict in between, the broker is started again before requests are given up."""
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
@@ -298,8 +300,8 @@ def _stop(broker: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         broker.kill()
         broker.wait()
-    deadline = time.monotonic() + STOP_LIMIT_S
+    ended = time.monotonic()
     with contextlib.suppress(ProcessLookupError):
-        while time.monotonic() < deadline:
-            os.killpg(broker.pid, signal.SIGKILL)
+        while (waited_s := time.monotonic() - ended) < STOP_LIMIT_S:
+            os.killpg(broker.pid, 0 if waited_s < ORDERLY_END_S else signal.SIGKILL)
             time.sleep(0.01)
