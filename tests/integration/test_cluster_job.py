@@ -62,6 +62,7 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
         [
             RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={cluster.port}",
             "--dashboard-host=127.0.0.1", f"--dashboard-port={cluster.dashboard}", "--num-cpus=2",
+            f"--dashboard-agent-listen-port={free_port()}",
             f"--ray-client-server-port={free_port()}", "--disable-usage-stats", f"--temp-dir={sockets}",
         ],
         env=cluster.env,
