@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from rlsys.models.deepspeed_settings import compute_dtype, deepspeed_settings
 from rlsys.models.engine import TrainEngine
 from rlsys.models.loading import ScalarModel, load_causal_lm, load_scalar_model
+from rlsys.models.lora import add_adapters
 from rlsys.models.process_group import ProcessGroup
 from rlsys.models.token_logprobs import TokenLogprobModel
 from rlsys.recipe.learner import LearnerSettings
@@ -45,6 +46,8 @@ def build_engine(
     load = load_causal_lm if kind == "policy" else load_scalar_model
     hf_model: PreTrainedModel = load(model, dtype)
     del while_loading
+    if trainable and learner.lora is not None:
+        add_adapters(hf_model, learner.lora, model.init_seed)
     if learner.gradient_checkpointing and trainable:
         hf_model.gradient_checkpointing_enable({"use_reentrant": False})
     module = TokenLogprobModel(hf_model, learner.logits_chunk) if kind == "policy" else ScalarModel(hf_model)
@@ -53,8 +56,9 @@ def build_engine(
     if not trainable and not partitioned:
         module.to(group.device)
         return TrainEngine(module, engine=module, settings=learner, group=group)
-    if partitioned:
-        # One decoder layer is gathered and released as a whole: a sixth less time than hooks on all its parts.
+    if partitioned and (not trainable or learner.lora is None):
+        # One decoder layer is gathered and released as a whole: a sixth less time than hooks on all its parts. Not with
+        # adapters: DeepSpeed reduces a leaf's gradients once its input's is there, and a frozen embedding gives none.
         deepspeed.utils.set_z3_leaf_modules(hf_model, sorted(hf_model._no_split_modules or ()))
     engine, *_ = deepspeed.initialize(model=module, config=config, dist_init_required=False)
     return TrainEngine(module, engine=engine, settings=learner, group=group)
@@ -69,6 +73,6 @@ def close_engine(engine: TrainEngine) -> None:
 
 def num_parameters(engine: TrainEngine) -> int:
     """Parameters of the whole model, tied ones once."""
-    from rlsys.models.weights import weight_names
+    from rlsys.models.weights import weights_of
 
-    return sum(math.prod(shape) for _, _, shape in weight_names(engine))
+    return sum(math.prod(weight.shape) for weight in weights_of(engine))

@@ -138,7 +138,7 @@ class TrainEngine:
         Raises:
             TrainingError: the stage needs another DeepSpeed engine; load its model from the exported folder instead.
         """
-        for name in ("zero_stage", "dtype", "gradient_checkpointing", "logits_chunk", "deepspeed"):
+        for name in ("zero_stage", "dtype", "gradient_checkpointing", "logits_chunk", "lora", "deepspeed"):
             if getattr(settings, name) != getattr(self.settings, name):
                 raise TrainingError(
                     f"learner.{name} cannot change while a model is loaded", fix="export the model and load it again"

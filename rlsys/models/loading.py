@@ -149,15 +149,15 @@ def _draw_weights(model: nn.Module, std: float, seed: int) -> None:
     """
     for module_name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Embedding):
-            _draw(module.weight, std, f"{seed}/{module_name}")
+            draw(module.weight, std, f"{seed}/{module_name}")
 
 
 def _draw_head(head: nn.Linear, seed: int) -> None:
-    _draw(head.weight, 1.0 / math.sqrt(head.in_features + 1), f"{seed}/head")
+    draw(head.weight, 1.0 / math.sqrt(head.in_features + 1), f"{seed}/head")
 
 
-def _draw(weight: Tensor, std: float, key: str) -> None:
-    """The same numbers for the same key on every rank."""
+def draw(weight: Tensor, std: float, key: str) -> None:
+    """Fill a weight, partitioned or not, with N(0, std^2): the same numbers for the same key on every rank."""
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) >> 1
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad(), whole([weight], modifier_rank=0):

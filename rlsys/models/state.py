@@ -1,6 +1,10 @@
 """Everything that training needs to go on, in a folder: each rank's DeepSpeed state and torch's random
-generators (dropout). The order of data is a pure function of the seed and needs no state."""
+generators (dropout). The order of data is a pure function of the seed and needs no state.
+"""
 
+import shutil
+import tempfile
+from argparse import Namespace
 from pathlib import Path
 
 import torch
@@ -23,25 +27,70 @@ def save_state(engine: TrainEngine, folder: str | Path) -> None:
 
 
 def load_state(engine: TrainEngine, folder: str | Path) -> None:
-    """Go on from `save_state`, with as many ranks as wrote it. Collective.
+    """Go on from `save_state`, on a freshly loaded model. Collective.
+
+    Written by as many ranks, training goes on bit for bit. Written by another number, the state is first converted to a
+    DeepSpeed universal checkpoint, in a folder beside it that is removed again; dropout draws other numbers then.
 
     Raises:
-        CheckpointError: the folder lacks this rank's part, or another number of ranks wrote it.
+        CheckpointError: the folder holds no whole state.
     """
-    ranks = len(list(Path(folder).glob("generators_rank*.pt")))
-    if ranks != engine.group.world_size:
-        raise CheckpointError(
-            f"{folder} was written by {ranks} ranks, not {engine.group.world_size}",
-            fix="run with as many learner ranks, or convert it to a universal checkpoint",
-        )
-    path, _ = engine.engine.load_checkpoint(str(folder), tag=_TAG)
-    if path is None:
-        raise CheckpointError("the checkpoint holds no DeepSpeed state", value=str(folder))
+    written_by = len(list(Path(folder).glob("generators_rank*.pt")))
+    if not written_by or not (Path(folder) / _TAG).is_dir():
+        raise CheckpointError("the folder holds no state of a learner", value=str(folder))
+    if written_by != engine.group.world_size:
+        _load_universal(engine, Path(folder))
+        return
+    _load(engine, Path(folder))
     generators = torch.load(_generators_file(folder, engine.group.rank), weights_only=True)
     torch.set_rng_state(generators["torch"])
     if generators["cuda"] is not None:
         torch.cuda.set_rng_state(generators["cuda"])
     engine.group.barrier()
+
+
+def _load_universal(engine: TrainEngine, folder: Path) -> None:
+    rank = engine.group.rank
+    made = tempfile.mkdtemp(prefix=f".{folder.name}.universal.", dir=folder.parent) if rank == 0 else None
+    universal = Path(engine.group.gather(made)[0])
+    try:
+        if rank == 0:
+            _convert(folder / _TAG, universal / _TAG)
+        engine.group.barrier()
+        config = engine.engine._config
+        config.load_universal_checkpoint = True
+        try:
+            _load(engine, universal)
+        finally:
+            config.load_universal_checkpoint = False
+        engine.group.barrier()
+    finally:
+        if rank == 0:
+            shutil.rmtree(universal, ignore_errors=True)
+
+
+def _load(engine: TrainEngine, folder: Path) -> None:
+    path, _ = engine.engine.load_checkpoint(str(folder), tag=_TAG)
+    if path is None:
+        raise CheckpointError("the checkpoint holds no DeepSpeed state", value=str(folder))
+
+
+def _convert(source: Path, target: Path) -> None:
+    """DeepSpeed's own conversion, in this process."""
+    from deepspeed.checkpoint import ds_to_universal
+
+    target.mkdir(parents=True)
+    ds_to_universal.main(
+        Namespace(
+            input_folder=str(source),
+            output_folder=str(target),
+            num_extract_workers=1,
+            num_merge_workers=1,
+            keep_temp_folder=False,
+            strict=True,
+            inject_missing_state=True,
+        )
+    )
 
 
 def _generators_file(folder: str | Path, rank: int) -> Path:

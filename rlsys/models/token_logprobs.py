@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from rlsys.errors import TrainingError
 
-DEFAULT_CHUNK = 1 << 24
-"""Elements of `[tokens, vocab]` alive at once: 64 MiB in float32."""
+DEFAULT_CHUNK = 1 << 22
+"""Elements of one block of `[tokens, vocab]`: 16 MiB in float32, of which about three are alive at once."""
 
 _MAX_TOKENS = 8192
 _MIN_COLUMNS = 256

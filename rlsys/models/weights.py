@@ -1,10 +1,11 @@
 """Weights out of a partitioned model, a bucket at a time: to the engines, and to a Hugging Face folder.
 
-No rank ever holds more than one bucket of gathered weights.
+No rank ever holds more than one bucket of gathered weights. Adapters are merged into their layers on the way.
 """
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,14 +15,57 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlsys.models.engine import TrainEngine
 from rlsys.models.loading import ScalarModel, is_partitioned, whole
+from rlsys.models.lora import adapted_layer, adapter_parameters, is_adapter, merged
 from rlsys.models.token_logprobs import TokenLogprobModel
 
 NamedTensor = tuple[str, Tensor]
 
 
-def weight_names(engine: TrainEngine) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
-    """Checkpoint name, type and whole shape of what `weight_buckets` yields, in its order. Not collective."""
-    return [(name, parameter.dtype, _shape(parameter)) for name, parameter in _named_parameters(engine)]
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One tensor of a checkpoint and where it comes from."""
+
+    name: str
+    parameter: nn.Parameter
+    adapted: nn.Module | None = None
+    """The layer whose adapters are to be merged into it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole tensor, however it is partitioned."""
+        parameter = self.parameter
+        return tuple(parameter.ds_shape if is_partitioned(parameter) else parameter.shape)  # pyright: ignore
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the whole tensor."""
+        parameter = self.parameter
+        numel = parameter.ds_numel if is_partitioned(parameter) else parameter.numel()  # pyright: ignore
+        return numel * parameter.element_size()
+
+    @property
+    def sources(self) -> list[nn.Parameter]:
+        """What must be gathered for `tensor`."""
+        return [self.parameter, *([] if self.adapted is None else adapter_parameters(self.adapted))]
+
+    @property
+    def tensor(self) -> Tensor:
+        """The whole tensor; its sources must be gathered."""
+        return self.parameter.detach() if self.adapted is None else merged(self.parameter.detach(), self.adapted)
+
+
+def weights_of(engine: TrainEngine) -> list[Weight]:
+    """Every weight of a checkpoint, in the order of `weight_buckets`; not collective.
+
+    A tied parameter comes once, under its first name, which is its input embedding's.
+    """
+    model = hf_model(engine)
+    weights = []
+    for name, parameter in model.named_parameters():
+        if not is_adapter(name):
+            checkpoint_name, layer = adapted_layer(model, name)
+            weights.append(Weight(checkpoint_name, parameter, layer))
+    return weights
 
 
 def weight_buckets(engine: TrainEngine, cap_bytes: int) -> Iterator[list[NamedTensor]]:
@@ -33,11 +77,10 @@ def weight_buckets(engine: TrainEngine, cap_bytes: int) -> Iterator[list[NamedTe
 
     Yields:
         On rank 0 named tensors, valid until the next bucket is asked for; on other ranks empty lists, as often.
-        Tied weights come once, under the name that a checkpoint has.
     """
-    for bucket in _buckets(_named_parameters(engine), cap_bytes):
-        with torch.no_grad(), whole([parameter for _, parameter in bucket]):
-            yield [(name, parameter.detach()) for name, parameter in bucket] if engine.group.rank == 0 else []
+    for bucket in _buckets(weights_of(engine), cap_bytes):
+        with torch.no_grad(), whole([parameter for weight in bucket for parameter in weight.sources]):
+            yield [(weight.name, weight.tensor) for weight in bucket] if engine.group.rank == 0 else []
 
 
 def export_hf(
@@ -52,24 +95,22 @@ def export_hf(
         max_shard_bytes: of one safetensors file, which is what rank 0 holds at a time.
     """
     folder = Path(folder)
-    model = hf_model(engine)
-    shards = list(_buckets(_named_parameters(engine), max_shard_bytes))
-    weight_map: dict[str, str] = {}
-    total = 0
+    shards = list(_buckets(weights_of(engine), max_shard_bytes))
+    files = [f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors" for index in range(len(shards))]
+    files = files if len(files) > 1 else ["model.safetensors"]
     if engine.group.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
-    for index, (shard, tensors) in enumerate(zip(shards, weight_buckets(engine, max_shard_bytes), strict=True)):
-        file = f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
-        weight_map |= {name: file for name, _ in shard}
-        total += sum(_num_bytes(parameter) for _, parameter in shard)
+    for file, tensors in zip(files, weight_buckets(engine, max_shard_bytes), strict=True):
         if engine.group.rank == 0:
             on_cpu = {name: tensor.to("cpu").contiguous() for name, tensor in tensors}
             save_file(on_cpu, folder / file, metadata={"format": "pt"})
     if engine.group.rank == 0:
         if len(shards) > 1:
-            index_file = {"metadata": {"total_size": total}, "weight_map": weight_map}
-            (folder / "model.safetensors.index.json").write_text(json.dumps(index_file, indent=2) + "\n")
-        _save_configuration(model, folder, tokenizer)
+            weight_map = {weight.name: file for file, shard in zip(files, shards, strict=True) for weight in shard}
+            total = sum(weight.num_bytes for shard in shards for weight in shard)
+            index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+            (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+        _save_configuration(hf_model(engine), folder, tokenizer)
     engine.group.barrier()
 
 
@@ -99,32 +140,14 @@ def _save_configuration(model: PreTrainedModel, folder: Path, tokenizer: PreTrai
     tokenizer.save_pretrained(folder)
 
 
-def _named_parameters(engine: TrainEngine) -> list[tuple[str, nn.Parameter]]:
-    """Checkpoint names; a tied parameter once, under its first name, which is its input embedding's."""
-    return list(hf_model(engine).named_parameters())
-
-
-def _buckets(
-    parameters: Sequence[tuple[str, nn.Parameter]], cap_bytes: int
-) -> Iterator[list[tuple[str, nn.Parameter]]]:
-    bucket: list[tuple[str, nn.Parameter]] = []
+def _buckets(weights: Sequence[Weight], cap_bytes: int) -> Iterator[list[Weight]]:
+    bucket: list[Weight] = []
     held = 0
-    for name, parameter in parameters:
-        size = _num_bytes(parameter)
-        if bucket and held + size > cap_bytes:
+    for weight in weights:
+        if bucket and held + weight.num_bytes > cap_bytes:
             yield bucket
             bucket, held = [], 0
-        bucket.append((name, parameter))
-        held += size
+        bucket.append(weight)
+        held += weight.num_bytes
     if bucket:
         yield bucket
-
-
-def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    shape = parameter.ds_shape if is_partitioned(parameter) else parameter.shape  # pyright: ignore
-    return tuple(shape)
-
-
-def _num_bytes(parameter: nn.Parameter) -> int:
-    numel = parameter.ds_numel if is_partitioned(parameter) else parameter.numel()  # pyright: ignore
-    return numel * parameter.element_size()

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from rlsys.recipe.algorithm import NonNegative, Positive, ScheduleSettings
+from rlsys.recipe.algorithm import NonNegative, Positive, Probability, ScheduleSettings
 from rlsys.recipe.section import Section
 
 OWNED_BY_RLSYS = {
@@ -17,6 +17,17 @@ OWNED_BY_RLSYS = {
     "fp16": "use learner.dtype",
 }
 """DeepSpeed settings that a recipe states elsewhere, and where."""
+
+
+class LoraSettings(Section):
+    """Low-rank adapters (peft) instead of all weights; what is published and exported has them merged."""
+
+    rank: PositiveInt = 16
+    alpha: Positive = 32.0
+    """The adapters' product is scaled by alpha / rank."""
+    dropout: Probability = 0.0
+    target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(strict=False)] = "all-linear"
+    """Names of linear layers, such as ["q_proj", "v_proj"]; all but the head by default."""
 
 
 class LearnerSettings(Section):
@@ -38,13 +49,14 @@ class LearnerSettings(Section):
     packing: Literal["packed", "bucketed"] = "packed"
     row_length: PositiveInt | None = None
     """Positions of a packed row; the longest document of the batch when absent."""
-    logits_chunk: PositiveInt = 1 << 24
-    """Elements of `[tokens, vocab]` alive at once."""
+    logits_chunk: PositiveInt = 1 << 22
+    """Elements of one block of `[tokens, vocab]`; about three blocks are alive at once."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 weights and activations on GPUs, with float32 master weights and losses; float32 on CPU."""
     gradient_checkpointing: bool = False
     zero_stage: Literal[1, 2, 3] = 3
+    lora: LoraSettings | None = None
     num_threads: PositiveInt = 1
     """CPU threads of one rank."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from actors.groups import Placement, RankGroup
 from actors.rank import Rank
 from rlsys.data.packing import Row
+from rlsys.models.engine import StepInput
 from rlsys.recipe.learner import LearnerSettings
 from rlsys.recipe.model import ModelSettings
 
@@ -35,7 +38,7 @@ class Ranks:
     def run(self, num_ranks: int, program: Callable[..., Any], **arguments: Any) -> list[Any]:
         """What `program(rank, **arguments)` answers, by rank."""
         if num_ranks not in self._groups:
-            placement = Placement("test", num_ranks, cpus=0.01, start_timeout_s=300, operation_timeout_s=300)
+            placement = Placement("test", num_ranks, cpus=0.01, start_timeout_s=900, operation_timeout_s=600)
             self._groups[num_ranks] = RankGroup.start(ProgramRank, placement)
         return self._groups[num_ranks].submit("run", program=program, **arguments).get()
 
@@ -93,3 +96,40 @@ def whole_weights(rank: Rank) -> dict[str, np.ndarray]:
 
     buckets = weight_buckets(rank.engine, 1 << 20)
     return {name: tensor.double().numpy().copy() for bucket in buckets for name, tensor in bucket}
+
+
+def weighted_logprobs(step: StepInput):
+    """A policy-gradient loss with an entropy term, over a global denominator."""
+    fields = step.fields
+    loss = -(step.logprobs * fields["advantages"] * fields["mask"]).sum() - 0.1 * (step.entropy * fields["mask"]).sum()
+    return loss / step.denominators["tokens"], {"@tokens": (fields["mask"] != 0).sum().double()}
+
+
+def share(rank: Rank, rows: list[Row]) -> list[list[Row]]:
+    return [[row] for row in rows[rank.group.rank :: rank.group.world_size]]
+
+
+def num_targets(units: list[list[Row]]) -> float:
+    return float(sum(np.count_nonzero(row.fields["mask"][1:]) for unit in units for row in unit))
+
+
+def oracle_model(model: ModelSettings, weights: dict[str, np.ndarray], dtype=torch.float64):
+    config = AutoConfig.for_model(**model.config)
+    oracle = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    oracle.load_state_dict({name: torch.from_numpy(value).to(dtype) for name, value in weights.items()}, strict=False)
+    return oracle
+
+
+def oracle_loss(oracle, rows: list[Row], temperature: float):
+    """Document by document, without padding, packing or chunks."""
+    total, tokens = 0.0, 0
+    for row in rows:
+        ids = torch.from_numpy(row.token_ids).long()[None]
+        logprobs = torch.log_softmax(oracle(input_ids=ids).logits[0, :-1] / temperature, -1)
+        taken = logprobs.gather(1, ids[0, 1:, None])[:, 0]
+        entropy = -(logprobs.exp() * logprobs).sum(-1)
+        mask = torch.from_numpy(row.fields["mask"])[1:].double()
+        advantages = torch.from_numpy(row.fields["advantages"])[1:].double()
+        total = total - (taken * advantages * mask).sum() - 0.1 * (entropy * mask).sum()
+        tokens += int(mask.sum())
+    return total / tokens

@@ -5,8 +5,19 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from learner_ranks import Ranks, plain_sgd, random_rows, ranks, tiny_model, whole_weights  # noqa: F401
-from transformers import AutoConfig, AutoModelForCausalLM
+from learner_ranks import (
+    Ranks,
+    num_targets,
+    oracle_loss,
+    oracle_model,
+    plain_sgd,
+    random_rows,
+    ranks,  # noqa: F401
+    share,
+    tiny_model,
+    weighted_logprobs,
+    whole_weights,
+)
 
 from actors.rank import Rank
 from rlsys.algorithms.step_guard import ADVANTAGE, ALL_MASKED, GRADIENT, LOSS
@@ -16,21 +27,6 @@ from rlsys.recipe.learner import LearnerSettings
 from rlsys.recipe.model import ModelSettings
 
 pytestmark = pytest.mark.integration
-
-
-def weighted_logprobs(step: StepInput):
-    """A policy-gradient loss with an entropy term, over a global denominator."""
-    fields = step.fields
-    loss = -(step.logprobs * fields["advantages"] * fields["mask"]).sum() - 0.1 * (step.entropy * fields["mask"]).sum()
-    return loss / step.denominators["tokens"], {"@tokens": (fields["mask"] != 0).sum().double()}
-
-
-def share(rank: Rank, rows: list[Row]) -> list[list[Row]]:
-    return [[row] for row in rows[rank.group.rank :: rank.group.world_size]]
-
-
-def num_targets(units: list[list[Row]]) -> float:
-    return float(sum(np.count_nonzero(row.fields["mask"][1:]) for unit in units for row in unit))
 
 
 def one_step(rank: Rank, model: ModelSettings, learner: LearnerSettings, rows: list[Row], temperature: float):
@@ -43,28 +39,6 @@ def one_step(rank: Rank, model: ModelSettings, learner: LearnerSettings, rows: l
     )
     after = whole_weights(rank)
     return {name: after[name] - before[name] for name in before}, before, report
-
-
-def oracle_model(model: ModelSettings, weights: dict[str, np.ndarray], dtype=torch.float64):
-    config = AutoConfig.for_model(**model.config)
-    oracle = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    oracle.load_state_dict({name: torch.from_numpy(value).to(dtype) for name, value in weights.items()}, strict=False)
-    return oracle
-
-
-def oracle_loss(oracle, rows: list[Row], temperature: float):
-    """Document by document, without padding, packing or chunks."""
-    total, tokens = 0.0, 0
-    for row in rows:
-        ids = torch.from_numpy(row.token_ids).long()[None]
-        logprobs = torch.log_softmax(oracle(input_ids=ids).logits[0, :-1] / temperature, -1)
-        taken = logprobs.gather(1, ids[0, 1:, None])[:, 0]
-        entropy = -(logprobs.exp() * logprobs).sum(-1)
-        mask = torch.from_numpy(row.fields["mask"])[1:].double()
-        advantages = torch.from_numpy(row.fields["advantages"])[1:].double()
-        total = total - (taken * advantages * mask).sum() - 0.1 * (entropy * mask).sum()
-        tokens += int(mask.sum())
-    return total / tokens
 
 
 def assert_updates_equal_gradient(update: dict[str, np.ndarray], oracle) -> None:
