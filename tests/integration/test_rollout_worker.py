@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from rlsys.weights.sender import WeightSender
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
-WAIT_S = 120.0
+WAIT_S = 240.0
 SAMPLING = SamplingSettings(max_tokens=60, ignore_end=True)
 PROMPTS = [Prompt(10 + i, f"p{i}", (), np.array([5, 6, 7 + i], np.int32)) for i in range(8)]
 TARGET = "model.layers.1.mlp.down_proj.weight"
@@ -104,7 +105,8 @@ class Stage:
 
     def __init__(self, folder: str) -> None:
         self.settings = EngineSettings(model=folder, end_token_ids=(END,), vllm=ENGINE)
-        self.learner: Any = TinyLearner.remote()
+        here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
+        self.learner: Any = TinyLearner.options(runtime_env=here).remote()
         self.worker: Any = self.start_worker()
         self.version = 0
 
