@@ -7,11 +7,11 @@ from rlsys.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 CUTS = (
-    "world.demonstrations=512",
+    "world.demonstrations=4096",
     "world.prompts=256",
     "world.held_out=24",
-    "sft.max_steps=8",
-    "preferences.num_prompts=24",
+    "sft.max_steps=150",
+    "preferences.num_prompts=64",
     "rlvr.batch_groups=16",
     "rlvr.groups_per_call=4",
     "rlvr.batches=4",
