@@ -56,7 +56,9 @@ class LearnerSettings(Section):
     """`auto`: bfloat16 weights and activations on GPUs, with float32 master weights and losses; float32 on CPU."""
     gradient_checkpointing: bool = False
     zero_stage: Literal[1, 2, 3] = 3
+    """DeepSpeed's ZeRO stage; 3 partitions weights, gradients and optimizer over the ranks."""
     lora: LoraSettings | None = None
+    """`[learner.lora]`: adapters of low rank (`rank`, `alpha`, `dropout`, `target_modules`) instead of all weights."""
     num_threads: PositiveInt = 1
     """CPU threads of one rank."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)
