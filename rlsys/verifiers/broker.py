@@ -36,6 +36,8 @@ MAX_CRASHES = 2
 MAX_ATTEMPTS = 5
 """A request that was in so many batches that came to nothing, without being the cause, is an error too."""
 BATCHES_PER_WORKER = 2
+IMPORTED_LATE = ("rlsys.verifiers.math.second_reader",)
+"""Modules that a verifier imports when it first needs them: here that is before any clock runs."""
 RECYCLE_AFTER_BATCHES = 5_000
 BACKSTOP_GRACE_S = 10.0
 PARENT_CHECK_S = 1.0
@@ -72,7 +74,7 @@ class Broker:
         self._num_workers, self._limits, self._results = num_workers, limits, results
         self._context = multiprocessing.get_context("forkserver")
         modules = sorted({module for module, _, _ in BUILT_IN.values()})
-        self._context.set_forkserver_preload([scoring.__name__, *modules, *limits.modules])
+        self._context.set_forkserver_preload([scoring.__name__, *modules, *IMPORTED_LATE, *limits.modules])
         num_slots = num_workers * BATCHES_PER_WORKER
         self._progress = self._context.RawArray(ctypes.c_int64, [scoring.IDLE] * num_slots)
         self._free_slots = list(range(num_slots))

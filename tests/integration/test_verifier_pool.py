@@ -236,6 +236,7 @@ REPEATED = [
     ("math", "x^2-1", r"\boxed{(x-1)(x+1)}"),
     ("math", "4", r"\boxed{((((3!)!)!)!)!}"),
     ("math", r"\text{B}", r"\boxed{A, B}"),
+    ("math", r"\sum_{k=1}^{4} k", r"\boxed{10}"),
     ("gsm8k", "18", "#### 18.0"),
     ("gsm8k", "18", "18 apples in 2 days"),
     ("string", {"any_of": ["a", "b"]}, "b."),

@@ -109,8 +109,8 @@ def _unparsable(reason: str, detail: dict[str, Any] | None = None) -> Judgement:
 
 
 def _gold(ground_truth: Any) -> Gold:
-    if not isinstance(ground_truth, str):
-        raise _refusal(ground_truth, "it is not a string")
+    if not isinstance(ground_truth, str) or not ground_truth.strip():
+        raise _refusal(ground_truth, "it is empty" if isinstance(ground_truth, str) else "it is not a string")
     return _read_gold(ground_truth)
 
 
