@@ -65,12 +65,11 @@ def prepare_store(
     drops = DropLog()
     about: dict[str, Any] = {"card": mixture.card}
     if layout == "rows":
-        rows = _told(tokenized_rows(read(), chat, drops), about, drops, chat)
+        rows = _told(_checked(data, tokenized_rows(read(), chat, drops), drops), about, drops, chat)
         manifest = write_token_store(folder, rows, key=full_key, about=about)
     else:
-        pairs = _told(tokenized_pairs(read(), chat, drops), about, drops, chat)
+        pairs = _told(_checked(data, tokenized_pairs(read(), chat, drops), drops), about, drops, chat)
         manifest = write_pair_store(folder, pairs, key=full_key, about=about)
-    _refuse_wrong(data, drops)
     _write_store_card(folder, manifest)
     shutil.rmtree(work)
     return manifest
@@ -183,9 +182,20 @@ def _told(rows: Iterator[Any], about: dict[str, Any], drops: DropLog, chat: Chat
     about["counts"] = dict(chat.counts)
 
 
+def _checked(data: DataSettings, rows: Iterator[Any], drops: DropLog) -> Iterator[Any]:
+    """The rows; refuses after the last one, while the store is still a draft, so that a refused one never appears."""
+    yield from rows
+    _refuse_wrong(data, drops)
+
+
 def _refuse_wrong(data: DataSettings, drops: DropLog) -> None:
     if data.wrong_rows == "refuse" and drops.total:
-        raise DataError("rows cannot be used", value=dict(drops.by_reason), fix="mend them, or set wrong_rows = 'drop'")
+        reason, examples = next(iter(drops.examples.items()))
+        raise DataError(
+            f"{examples[0]['where']}: {examples[0]['problem']} ({reason})",
+            value=dict(drops.by_reason),
+            fix="mend or remove the rows, or set wrong_rows = 'drop'",
+        )
 
 
 def _key(data: DataSettings, tokenizer: str, layout: Layout, key: str) -> str:
