@@ -7,7 +7,7 @@ from rlsys.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 CUTS = (
-    "world.demonstrations=4096",
+    "world.demonstrations=4800",
     "world.prompts=256",
     "world.held_out=24",
     "sft.max_steps=150",
