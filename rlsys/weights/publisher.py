@@ -146,9 +146,7 @@ class WeightPublisher:
             ValueError: there is none.
         """
         if not engines:
-            raise ValueError(
-                "weights need at least one engine; got none; replace the dead ones first"
-            )
+            raise ValueError("weights need at least one engine; got none; replace the dead ones first")
         self._engines = tuple(engines)
         self._connected = False
 
