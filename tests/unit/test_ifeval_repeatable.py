@@ -51,9 +51,10 @@ def test_verdicts_do_not_depend_on_where_they_are_made():
 
 
 def test_global_seeds_are_neither_used_nor_touched():
+    seed_before = langdetect.DetectorFactory.seed  # another test of the same process may have set it
     truth = {"instruction_id_list": ["change_case:english_capital"], "kwargs": [{}]}
     expected = [verify_ifeval(text, truth, "eval") for text in RESPONSES]
-    assert langdetect.DetectorFactory.seed is None
+    assert langdetect.DetectorFactory.seed == seed_before
     random.seed(7)
     state = random.getstate()
     assert [verify_ifeval(text, truth, "eval") for text in RESPONSES] == expected
