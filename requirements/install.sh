@@ -46,6 +46,11 @@ else
     [ "$want" = run ] || pip install --no-deps -r requirements/test.txt
 fi
 pip install --no-deps --no-build-isolation -e .
+if [ $kind = cpu ]; then
+    say "compiling DeepSpeed's CPU collectives (about 40 seconds the first time)"
+    DS_ACCELERATOR=cpu .venv/bin/python -c 'from rlsys.models.extensions import load_cpu_collectives as load; load(timeout_s=600)' >/dev/null ||
+        fail "DeepSpeed's CPU collectives did not compile; see above"
+fi
 rm -f .venv/.installed-"$want"-*
 touch "$stamp"
 say "done: .venv/bin/rlsys"

@@ -30,7 +30,7 @@ class StepInput:
     """What an objective sees of one micro-batch: outputs with gradients, and the rows' fields, all `[R, L]`."""
 
     fields: Mapping[str, Tensor]
-    """Float32, 0 at padding."""
+    """Float32, 0 at padding; `mask` is 0 at each document's first token too."""
     document_ids: Tensor
     """Int64, 0 to `num_documents` - 1, -1 at padding; a unit's documents are neighbours, in order."""
     num_documents: int
@@ -235,8 +235,10 @@ class TrainEngine:
 
     def _step_input(self, batch: MicroBatch, outputs: Mapping[str, Tensor], totals: Denominators) -> StepInput:
         device = self.group.device
+        # Nothing predicts a document's first token: whatever the mask says, it is no target.
+        fields = {**batch.fields, "mask": np.where(batch.position_ids > 0, batch.fields["mask"], np.float32(0))}
         return StepInput(
-            fields={name: torch.from_numpy(values).to(device) for name, values in batch.fields.items()},
+            fields={name: torch.from_numpy(values).to(device) for name, values in fields.items()},
             document_ids=torch.from_numpy(batch.document_ids).to(device),
             num_documents=batch.num_documents,
             last_positions=torch.from_numpy(_last_positions(batch)).to(device),

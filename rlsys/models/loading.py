@@ -126,6 +126,9 @@ def _scratch_config(settings: ModelSettings) -> Any:
         raise RecipeError("no model is named", fix="set model.path, or [model.config] to start from random weights")
     keys = dict(settings.config)
     config = AutoConfig.for_model(keys.pop("model_type"), **keys)
+    # A configuration class has token ids of the model it was written for; only what the recipe says is meant.
+    for name in {"bos_token_id", "eos_token_id", "pad_token_id"} - keys.keys():
+        setattr(config, name, None)
     if settings.init_std is not None:
         config.initializer_range = settings.init_std
     return config

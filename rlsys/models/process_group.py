@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from rlsys.models.extensions import load_cpu_collectives
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
@@ -54,12 +56,15 @@ def join_process_group(
 
     Raises:
         torch.distributed.DistError: the ranks did not meet in time.
+        TrainingError: DeepSpeed's kernels were not compiled in time.
     """
     import deepspeed
 
     os.environ["LOCAL_RANK"] = str(device.index or 0)  # zero.Init reads its device from there
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    else:
+        load_cpu_collectives(timeout_s=timeout_s)
     deepspeed.init_distributed(
         dist_backend="nccl" if device.type == "cuda" else "gloo",
         auto_mpi_discovery=False,

@@ -36,8 +36,13 @@ def load_state(engine: TrainEngine, folder: str | Path) -> None:
         CheckpointError: the folder holds no whole state.
     """
     written_by = len(list(Path(folder).glob("generators_rank*.pt")))
-    if not written_by or not (Path(folder) / _TAG).is_dir():
-        raise CheckpointError("the folder holds no state of a learner", value=str(folder))
+    shards = len(list((Path(folder) / _TAG).glob("*_optim_states.pt")))
+    if not written_by or shards != written_by:
+        raise CheckpointError(
+            f"the folder holds no whole state of a learner: {shards} optimizer shards of {written_by} ranks",
+            value=str(folder),
+            fix="resume from another checkpoint",
+        )
     if written_by != engine.group.world_size:
         _load_universal(engine, Path(folder))
         return

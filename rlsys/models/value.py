@@ -35,7 +35,8 @@ def shard_scores(engine: TrainEngine, shards: Sequence[Shard]) -> list[np.ndarra
     """A reward model's score of each response, `[N]` float32 per shard."""
     experiences = [experiences_of(shard) for shard in shards]
     scores = engine.scores([row for members in experiences for row in response_rows(members)])
-    return np.split(scores, np.cumsum([len(members) for members in experiences])[:-1])
+    ends = np.cumsum([len(members) for members in experiences], dtype=np.int64)
+    return [scores[end - len(members) : end] for end, members in zip(ends, experiences, strict=True)]
 
 
 def train_value(

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import save_file
@@ -132,12 +133,19 @@ def _save_configuration(model: PreTrainedModel, folder: Path, tokenizer: PreTrai
     if model.can_generate():
         generation = model.generation_config
         assert generation is not None
-        if generation.eos_token_id is None:
-            generation.eos_token_id = tokenizer.eos_token_id
+        generation.eos_token_id = _end_tokens(generation.eos_token_id, cast(int | None, tokenizer.eos_token_id))
         if generation.pad_token_id is None:
             generation.pad_token_id = tokenizer.pad_token_id
         generation.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _end_tokens(of_model: int | list[int] | None, of_tokenizer: int | None) -> int | list[int] | None:
+    """The model's own, and the tokenizer's, which is what training taught the model to end with."""
+    known = [of_model] if isinstance(of_model, int) else list(of_model or ())
+    if of_tokenizer is not None and of_tokenizer not in known:
+        known.append(of_tokenizer)
+    return known[0] if len(known) == 1 else known or None
 
 
 def _buckets(weights: Sequence[Weight], cap_bytes: int) -> Iterator[list[Weight]]:
