@@ -3,11 +3,16 @@
 crew = Crew(recipe, plan, engine=EngineSettings(...), tokenizer=folder)
 crew.start()                      in the background, one kind after another; the first use of a kind waits for it
 crew.learner, crew.value, crew.reference, crew.workers, crew.verifiers
+
+Workers are replaced one by one as they die (`actors.roster`). A group of ranks holds one model together: when one of
+them dies the whole group is started again, empty, and the topology says what it must hold.
 """
 
+import dataclasses
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 
 import ray
 import ray.exceptions
@@ -19,6 +24,7 @@ from actors.groups import Placement
 from actors.learner import Learner
 from actors.reference_model import ReferenceModel
 from actors.rollout_worker import RolloutWorker
+from actors.roster import Restarts, Roster
 from actors.value_model import ValueModel
 from actors.verifier_worker import VerifierWorker
 from rlsys.errors import ActorError
@@ -28,7 +34,8 @@ from rlsys.recipe.verifiers import VerifierSettings
 from rlsys.rollouts.sampling_engine_settings import EngineSettings
 from rlsys.scaling.placement import PlacementPlan
 
-T = TypeVar("T")
+RankedModel: TypeAlias = Learner | ValueModel | ReferenceModel
+RANKED: dict[str, type[RankedModel]] = {"learner": Learner, "value": ValueModel, "reference": ReferenceModel}
 STARTED_FIRST = ("learner", "rollout", "verifier", "value", "reference")
 """The order in which a recipe needs them; starting one by one keeps a small machine's cores for the first."""
 
@@ -44,11 +51,17 @@ class Crew:
     """
 
     def __init__(self, recipe: Recipe, plan: PlacementPlan, *, engine: EngineSettings, tokenizer: str) -> None:
+        if recipe.deterministic:
+            # What a cache holds depends on what was asked before: with it, bits would differ after a resume.
+            engine = dataclasses.replace(engine, vllm={"enable_prefix_caching": False, **engine.vllm})
         self._recipe, self._plan, self._engine, self._tokenizer = recipe, plan, engine, tokenizer
         self._training: PlacementGroup | None = None
         self._rollout: list[PlacementGroup] = []
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="crew")
         self._started: dict[str, Future[Any]] = {}
+        self._pings: dict[str, list[Any]] = {}
+        self._pinged_at = 0.0
+        self.restarts = Restarts(recipe.cluster.max_restarts)
 
     def start(self) -> None:
         """Reserves the bundles, then starts what the plan has.
@@ -58,11 +71,9 @@ class Crew:
         """
         self._training, self._rollout = reserve(self._plan, timeout_s=self._recipe.cluster.start_timeout_s)
         start: dict[str, Callable[[], Any]] = {
-            "learner": lambda: Learner.start(self._placement("learner"), use_gpu=self._plan.use_gpus),
+            **{kind: lambda kind=kind: self._start_ranks(kind) for kind in RANKED},
             "rollout": self._start_workers,
             "verifier": self._start_verifiers,
-            "value": lambda: ValueModel.start(self._placement("value"), use_gpu=self._plan.use_gpus),
-            "reference": lambda: ReferenceModel.start(self._placement("reference"), use_gpu=self._plan.use_gpus),
         }
         present = {kind for bundle in self._plan.bundles for kind in bundle.actors}
         for kind in STARTED_FIRST:
@@ -85,26 +96,82 @@ class Crew:
         return self._wait("reference")
 
     @property
-    def workers(self) -> list[Any]:
-        """`RolloutWorker` actors whose engines are built."""
+    def workers(self) -> Roster:
+        """`RolloutWorker` actors."""
         return self._wait("rollout")
 
     @property
-    def verifiers(self) -> list[Any]:
+    def verifiers(self) -> Roster:
         """`VerifierWorker` actors."""
         return self._wait("verifier")
+
+    # --- groups of ranks that die -------------------------------------------------------------------------------
+
+    def dead_groups(self) -> list[str]:
+        """Groups with a dead rank, as of the last heartbeats; asks for new ones when they are due, and never waits."""
+        now = time.monotonic()
+        if now - self._pinged_at < self._recipe.cluster.heartbeat_s:
+            return []
+        self._pinged_at = now
+        dead = []
+        for kind in self._ranked_kinds():
+            refs = self._pings.get(kind, [])
+            answered, waiting = ray.wait(refs, num_returns=len(refs), timeout=0) if refs else ([], [])
+            if any(_failed(ref) for ref in answered):
+                dead.append(kind)
+            elif not waiting:
+                self._pings[kind] = self._ping(kind)
+        return dead
+
+    def fallen(self) -> list[str]:
+        """Groups with a rank that is dead; where none is, those with one that does not answer before the deadline."""
+        asked = {ref: kind for kind in self._ranked_kinds() for ref in self._ping(kind)}
+        waiting = list(asked)
+        deadline = time.monotonic() + self._recipe.cluster.hang_timeout_s
+        dead: set[str] = set()
+        while waiting and time.monotonic() < deadline:
+            answered, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=1.0)
+            dead |= {asked[ref] for ref in answered if _failed(ref)}
+            if dead:
+                break
+        return sorted(dead or {asked[ref] for ref in waiting})
+
+    def restart(self, kind: str) -> bool:
+        """Starts a group of ranks again, with nothing loaded; False when `cluster.max_restarts` are spent.
+
+        Raises:
+            ActorError: it does not start.
+        """
+        if not self.restarts.spend(kind):
+            return False
+        self._wait(kind).shutdown()
+        self._pings.pop(kind, None)
+        self._started[kind] = self._pool.submit(self._start_ranks, kind)
+        self._wait(kind)
+        return True
+
+    def _ranked_kinds(self) -> list[str]:
+        """Of the groups that are up."""
+        return [
+            kind
+            for kind, started in self._started.items()
+            if kind in RANKED and started.done() and started.exception() is None
+        ]
+
+    def _ping(self, kind: str) -> list[Any]:
+        return [handle.ping.remote() for handle in self._wait(kind).ranks.handles]
 
     def close(self) -> None:
         """Ends every actor and gives its resources back."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-        for kind, future in self._started.items():
+        for future in self._started.values():
             if future.cancelled() or future.exception() is not None:
                 continue
-            if kind in ("rollout", "verifier"):
-                for handle in future.result():
-                    ray.kill(handle)
+            actors = future.result()
+            if isinstance(actors, Roster):
+                actors.close()
             else:
-                future.result().ranks.shutdown()
+                actors.shutdown()
         self._started.clear()
         for group in filter(None, (self._training, *self._rollout)):
             remove_placement_group(group)
@@ -136,33 +203,55 @@ class Crew:
             operation_timeout_s=cluster.operation_timeout_s,
         )
 
-    def _start_workers(self) -> list[Any]:
-        workers = []
-        for index, (bundle, group) in enumerate(zip(self._plan.rollout, self._rollout, strict=True)):
-            strategy = PlacementGroupSchedulingStrategy(placement_group=group, placement_group_bundle_index=0)
-            options = {"num_cpus": bundle.cpus, "num_gpus": bundle.gpus, "scheduling_strategy": strategy}
-            workers.append(RolloutWorker.options(**options).remote(self._engine, name=f"rollout-{index}"))
-        self._until_ready([worker.ready.remote() for worker in workers], "rollout workers")
-        return workers
+    def _start_ranks(self, kind: str) -> RankedModel:
+        return RANKED[kind].start(self._placement(kind), use_gpu=self._plan.use_gpus)
 
-    def _start_verifiers(self) -> list[Any]:
-        settings = verifier_settings(self._recipe)
-        verifiers = [
-            VerifierWorker.options(num_cpus=bundle.cpus).remote(settings, self._tokenizer)
-            for bundle in self._plan.verifier
-        ]
-        checks: list[Any] = [verifier.stats.remote() for verifier in verifiers]  # pyright: ignore
-        self._until_ready(checks, "verifier workers")
-        return verifiers
+    def _start_workers(self) -> Roster:
+        return self._roster(
+            "rollout",
+            self._create_worker,
+            size=len(self._plan.rollout),
+            join=self._engine.load_format == "dummy",
+        )
 
-    def _until_ready(self, refs: list[Any], what: str) -> None:
-        try:
-            ray.get(refs, timeout=self._recipe.cluster.start_timeout_s)
-        except ray.exceptions.GetTimeoutError:
-            limit = self._recipe.cluster.start_timeout_s
-            raise ActorError(f"the {what} did not start", value=f"{limit:g} s", fix="see their logs") from None
-        except ray.exceptions.RayError as error:
-            raise ActorError(f"the {what} could not start: {error}", fix="see their logs") from error
+    def _create_worker(self, slot: int) -> tuple[Any, Any]:
+        bundle = self._plan.rollout[slot]
+        strategy = PlacementGroupSchedulingStrategy(placement_group=self._rollout[slot], placement_group_bundle_index=0)
+        options = {"num_cpus": bundle.cpus, "num_gpus": bundle.gpus, "scheduling_strategy": strategy}
+        worker: Any = RolloutWorker.options(**options).remote(self._engine, name=f"rollout-{slot}")
+        # One that has weights of its own samples under version 0; the others wait for a publication.
+        waits = self._engine.load_format == "dummy"
+        return worker, worker.ready.remote() if waits else worker.commit_version.remote(0)
+
+    def _start_verifiers(self) -> Roster:
+        return self._roster("verifier", self._create_verifier, size=len(self._plan.verifier), join=False)
+
+    def _create_verifier(self, slot: int) -> tuple[Any, Any]:
+        cpus = self._plan.verifier[slot].cpus
+        create: Any = VerifierWorker.options(num_cpus=cpus)  # pyright: ignore[reportAttributeAccessIssue]
+        verifier = create.remote(verifier_settings(self._recipe), self._tokenizer)
+        return verifier, verifier.stats.remote()
+
+    def _roster(self, kind: str, create: Callable[[int], tuple[Any, Any]], *, size: int, join: bool) -> Roster:
+        roster = Roster(
+            kind,
+            create=create,
+            ask=lambda handle: handle.health.remote(),
+            size=size,
+            cluster=self._recipe.cluster,
+            restarts=self.restarts,
+            join=join,
+        )
+        roster.wait_for_all()
+        return roster
+
+
+def _failed(ref: Any) -> bool:
+    try:
+        ray.get(ref)
+    except ray.exceptions.RayError:
+        return True
+    return False
 
 
 def verifier_settings(recipe: Recipe) -> VerifierSettings:

@@ -1,12 +1,16 @@
 """Prompt groups on their way from admission to a verdict: one generate call, then one verify call, for every chunk.
 
     start(ordinals) --> RolloutWorker.generate --rollouts--> VerifierWorker.verify --summaries--> poll()
-                                                                       '--experiences (by reference only)
+                          | died, failed, late                 | died                '--experiences (by reference only)
+                          v                                    '--> verified again by another, from the same rollouts
+                        LostGroups
 
-The driver sees summaries; tokens go from actor to actor by reference.
+The driver sees summaries; tokens go from actor to actor by reference. Whoever polls also supervises: workers that die
+or hang are replaced meanwhile, and chunks wait here while there is nobody to take them.
 """
 
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,10 +18,18 @@ from typing import Any, Literal
 import ray
 import ray.exceptions
 
+from actors.roster import Member, Roster
 from actors.shards import GroupReference
 from rlsys.errors import ActorError, RlsysError
 from rlsys.recipe.rollout import SamplingSettings
 from rlsys.types import GroupSummary, Prompt
+
+MAX_VERIFICATIONS = 3
+"""Verifier workers that a chunk's rollouts may cost before they are given up."""
+MAX_WAIT_S = 5.0
+"""Longest wait between two looks at the workers."""
+
+LossReason = Literal["rollout_worker_died", "rollout_worker_failed", "verifier_died", "rollouts_lost", "timeout"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +47,30 @@ class LostGroups:
     """Groups whose worker or verifier failed."""
 
     ordinals: tuple[int, ...]
-    reason: Literal["rollout_worker_died", "verifier_died", "timeout"]
+    reason: LossReason
     error: Exception
 
 
 @dataclass(slots=True)
 class _Chunk:
     ordinals: tuple[int, ...]
-    worker: int
-    started: float
+    worker: Member
+    prompts: Any
     generated: Any
-    verified: Any
-    experiences: Any
+    rollouts: Any
+    started: float
+    verifier: Member | None = None
+    verified: Any = None
+    experiences: Any = None
+    num_verifications: int = 0
 
 
 class RolloutPump:
     """Keeps every rollout worker busy with what was started.
 
     Args:
-        workers: `RolloutWorker` actors.
-        verifiers: `VerifierWorker` actors.
+        workers: of the rollouts.
+        verifiers: of the verdicts.
         prompts: the prompt of an ordinal.
         num_samples: responses to each prompt.
         sampling: of all of them.
@@ -63,12 +79,13 @@ class RolloutPump:
         group_timeout_s: a chunk that takes longer is lost.
         tag: of the calls, `train` or `eval`.
         mode: of the verifiers; their own setting when absent.
+        fixed: ordinal o goes to the worker in place o % n, all that is started at once in one call to each worker.
     """
 
     def __init__(
         self,
-        workers: Sequence[Any],
-        verifiers: Sequence[Any],
+        workers: Roster,
+        verifiers: Roster,
         *,
         prompts: Callable[[int], Prompt],
         num_samples: int,
@@ -78,82 +95,176 @@ class RolloutPump:
         group_timeout_s: float = 1800.0,
         tag: str = "train",
         mode: Literal["eval", "reward"] | None = None,
+        fixed: bool = False,
     ) -> None:
-        self._workers, self._verifiers = list(workers), list(verifiers)
+        self._workers, self._verifiers = workers, verifiers
         self._prompts = prompts
         self._request = {"num_samples": num_samples, "sampling": sampling, "seed": seed, "tag": tag}
-        self._mode = mode
+        self._verify_options = {} if mode is None else {"mode": mode}
         self._groups_per_call = groups_per_call
         self._timeout_s = group_timeout_s
-        self._load = [0] * len(self._workers)
+        self._fixed = fixed
+        self._load: Counter[Member] = Counter()
+        """Groups under way, by worker."""
         self._next_verifier = 0
+        self._queue: deque[tuple[tuple[int, ...], int | None]] = deque()
+        """Ordinals of a call that waits for a worker, and the place of the one that must take it."""
+        self._unverified: list[_Chunk] = []
+        """Chunks that wait for a verifier."""
         self._chunks: dict[Any, _Chunk] = {}
 
     @property
     def num_running(self) -> int:
         """Groups started and not yet given back."""
-        return sum(len(chunk.ordinals) for chunk in self._chunks.values())
+        under_way = (*self._chunks.values(), *self._unverified)
+        return sum(len(chunk.ordinals) for chunk in under_way) + sum(len(ordinals) for ordinals, _ in self._queue)
 
     def start(self, ordinals: Sequence[int]) -> None:
         """Hands prompts to the workers with the fewest groups under way, the lowest one first."""
-        for first in range(0, len(ordinals), self._groups_per_call):
-            self._start_chunk(tuple(ordinals[first : first + self._groups_per_call]))
+        if self._fixed:
+            places = self._workers.size
+            for place in range(places):
+                own = tuple(ordinal for ordinal in ordinals if ordinal % places == place)
+                if own:
+                    self._queue.append((own, place))
+        else:
+            for first in range(0, len(ordinals), self._groups_per_call):
+                self._queue.append((tuple(ordinals[first : first + self._groups_per_call]), None))
+        self._place()
 
     def poll(self, *, timeout_s: float, until: Sequence[Any] = ()) -> list[VerifiedGroup | LostGroups]:
-        """Waits until something came through, one of the references `until` is ready, or the time is over.
+        """Waits until something came through, a reference in `until` is ready, a worker changed or some time is over.
 
         Returns:
             Everything that has come through, in the order in which it was started.
-        """
-        waiting = [*self._chunks, *until]
-        if waiting:
-            ray.wait(waiting, num_returns=1, timeout=timeout_s, fetch_local=False)
-        if not self._chunks:
-            return []
-        ready, _ = ray.wait(list(self._chunks), num_returns=len(self._chunks), timeout=0, fetch_local=False)
-        done: list[VerifiedGroup | LostGroups] = []
-        for ref in ready:
-            done += self._collect(self._chunks.pop(ref))
-        now = time.monotonic()
-        late = [ref for ref, chunk in self._chunks.items() if now - chunk.started > self._timeout_s]
-        for ref in late:
-            chunk = self._chunks.pop(ref)
-            self._load[chunk.worker] -= len(chunk.ordinals)
-            error = ActorError(f"groups {chunk.ordinals} did not come through", value=f"{self._timeout_s:g} s")
-            done.append(LostGroups(chunk.ordinals, "timeout", error))
-        return done
 
-    def _start_chunk(self, ordinals: tuple[int, ...]) -> None:
-        worker = min(range(len(self._workers)), key=lambda index: (self._load[index], index))
-        verifier = self._verifiers[self._next_verifier]
-        self._next_verifier = (self._next_verifier + 1) % len(self._verifiers)
-        prompts = ray.put([self._prompts(ordinal) for ordinal in ordinals])
-        generated, rollouts = self._workers[worker].generate.remote(prompts, **self._request)
-        extra = {} if self._mode is None else {"mode": self._mode}
-        verified, experiences = verifier.verify.remote(prompts, rollouts, **extra)
-        self._load[worker] += len(ordinals)
-        self._chunks[verified] = _Chunk(ordinals, worker, time.monotonic(), generated, verified, experiences)
+        Raises:
+            ActorError: no worker is left, and none can be started.
+        """
+        self._supervise()
+        waiting = [*self._chunks, *until, *self._workers.starting, *self._verifiers.starting]
+        if waiting:
+            ray.wait(waiting, num_returns=1, timeout=min(timeout_s, MAX_WAIT_S), fetch_local=False)
+        done: list[VerifiedGroup | LostGroups] = []
+        if self._chunks:
+            ready, _ = ray.wait(list(self._chunks), num_returns=len(self._chunks), timeout=0, fetch_local=False)
+            for ref in ready:
+                done += self._collect(self._chunks.pop(ref))
+        return done + self._take_late()
+
+    def abort(self) -> None:
+        """Forgets everything that was started; the workers end the requests. Nothing of it will come through."""
+        for chunk in (*self._chunks.values(), *self._unverified):
+            self._abort(chunk)
+        self._queue.clear()
+        self._unverified.clear()
+        self._chunks.clear()
+        self._load.clear()
+
+    def _supervise(self) -> None:
+        self._workers.beat()
+        self._verifiers.beat()
+        self._place()
+
+    def _place(self) -> None:
+        """Gives what waits to whoever can take it."""
+        for chunk in self._unverified[:]:
+            if self._verify(chunk):
+                self._unverified.remove(chunk)
+        waiting, self._queue = self._queue, deque()
+        for ordinals, place in waiting:
+            worker = self._worker_for(place)
+            if worker is None:
+                self._queue.append((ordinals, place))
+                continue
+            prompts = ray.put([self._prompts(ordinal) for ordinal in ordinals])
+            generated, rollouts = worker.handle.generate.remote(prompts, **self._request)
+            self._load[worker] += len(ordinals)
+            chunk = _Chunk(ordinals, worker, prompts, generated, rollouts, time.monotonic())
+            if not self._verify(chunk):
+                self._unverified.append(chunk)
+
+    def _worker_for(self, place: int | None) -> Member | None:
+        serving = self._workers.serving
+        if place is not None:
+            return next((member for member in serving if member.slot == place), None)
+        return min(serving, key=lambda member: (self._load[member], member.slot), default=None)
+
+    def _verify(self, chunk: _Chunk) -> bool:
+        verifiers = self._verifiers.serving
+        if not verifiers:
+            return False
+        chunk.verifier = verifiers[self._next_verifier % len(verifiers)]
+        self._next_verifier += 1
+        chunk.num_verifications += 1
+        chunk.verified, chunk.experiences = chunk.verifier.handle.verify.remote(
+            chunk.prompts, chunk.rollouts, **self._verify_options
+        )
+        self._chunks[chunk.verified] = chunk
+        return True
 
     def _collect(self, chunk: _Chunk) -> list[VerifiedGroup | LostGroups]:
-        self._load[chunk.worker] -= len(chunk.ordinals)
         try:
             summaries = ray.get(chunk.verified, timeout=0)
-        except ray.exceptions.RayActorError as error:
-            return [LostGroups(chunk.ordinals, self._who_died(chunk), error)]
-        except ray.exceptions.RayTaskError as error:
-            raise _user_error(error) from error
+        except ray.exceptions.RayError as error:
+            return self._not_verified(chunk, error)
+        self._load[chunk.worker] -= len(chunk.ordinals)
         seconds = time.monotonic() - chunk.started
         return [
             VerifiedGroup(summary, GroupReference(chunk.experiences, index), seconds)
             for index, summary in enumerate(summaries)
         ]
 
-    def _who_died(self, chunk: _Chunk) -> Literal["rollout_worker_died", "verifier_died"]:
-        try:
-            ray.get(chunk.generated, timeout=0)
-        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
-            return "rollout_worker_died"
-        return "verifier_died"
+    def _not_verified(self, chunk: _Chunk, error: ray.exceptions.RayError) -> list[VerifiedGroup | LostGroups]:
+        sampling = _error_of(chunk.generated)
+        if isinstance(sampling, ray.exceptions.RayActorError):
+            del self._load[chunk.worker]
+            self._workers.lost(chunk.worker, "died")
+            return [LostGroups(chunk.ordinals, "rollout_worker_died", sampling)]
+        if isinstance(sampling, ray.exceptions.RayTaskError):
+            if isinstance(sampling.cause, ValueError):  # a prompt's own fault
+                raise _user_error(sampling) from sampling
+            del self._load[chunk.worker]
+            self._workers.lost(chunk.worker, f"failed ({sampling.cause!r})")
+            return [LostGroups(chunk.ordinals, "rollout_worker_failed", sampling)]
+        if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(error.cause, ray.exceptions.RayError):
+            raise _user_error(error) from error
+        died = isinstance(error, ray.exceptions.RayActorError)
+        if died:
+            assert chunk.verifier is not None
+            self._verifiers.lost(chunk.verifier, "died")
+            if chunk.num_verifications < MAX_VERIFICATIONS:
+                self._unverified.append(chunk)
+                self._place()
+                return []
+        self._load[chunk.worker] -= len(chunk.ordinals)
+        return [LostGroups(chunk.ordinals, "verifier_died" if died else "rollouts_lost", error)]
+
+    def _take_late(self) -> list[VerifiedGroup | LostGroups]:
+        now = time.monotonic()
+        late = [chunk for chunk in (*self._chunks.values(), *self._unverified) if now - chunk.started > self._timeout_s]
+        done: list[VerifiedGroup | LostGroups] = []
+        for chunk in late:
+            self._chunks.pop(chunk.verified, None)
+            if chunk in self._unverified:
+                self._unverified.remove(chunk)
+            self._abort(chunk)
+            self._load[chunk.worker] -= len(chunk.ordinals)
+            error = ActorError(f"groups {chunk.ordinals} did not come through", value=f"{self._timeout_s:g} s")
+            done.append(LostGroups(chunk.ordinals, "timeout", error))
+        return done
+
+    def _abort(self, chunk: _Chunk) -> None:
+        if chunk.worker in self._workers:
+            chunk.worker.handle.abort.remote(chunk.ordinals, tag=self._request["tag"])
+
+
+def _error_of(ref: Any) -> Exception | None:
+    try:
+        ray.get(ref, timeout=0)
+    except ray.exceptions.RayError as error:
+        return error
+    return None
 
 
 def _user_error(error: ray.exceptions.RayTaskError) -> Exception:

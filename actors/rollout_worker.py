@@ -12,6 +12,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import asdict
 
 import numpy as np
@@ -46,6 +47,8 @@ class RolloutWorker:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         self._loop = EngineLoop(lambda: SamplingEngine(settings), name=name)
         self._groups_by_tag: Counter[str] = Counter()
+        self._unfinished: dict[tuple[str, int], Future[tuple[Rollout, ...]]] = {}
+        """By tag and ordinal."""
         self._name = name
 
     async def ready(self) -> str:
@@ -94,10 +97,24 @@ class RolloutWorker:
             )
             for prompt in prompts
         ]
-        groups = await asyncio.gather(*map(asyncio.wrap_future, self._loop.add(requests)))
+        futures = self._loop.add(requests)
+        keys = [(tag, prompt.ordinal) for prompt in prompts]
+        self._unfinished.update(zip(keys, futures, strict=True))
+        try:
+            groups = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        finally:
+            for key, future in zip(keys, futures, strict=True):
+                if self._unfinished.get(key) is future:
+                    del self._unfinished[key]
         self._groups_by_tag[tag] += len(groups)
         summaries = [summarise(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
         return summaries, [list(group) for group in groups]
+
+    async def abort(self, ordinals: Sequence[int] | None = None, *, tag: str = "train") -> None:
+        """Ends the unfinished groups of these ordinals, or all groups of whatever tag; their `generate` calls fail."""
+        wanted = None if ordinals is None else {(tag, ordinal) for ordinal in ordinals}
+        futures = [future for key, future in self._unfinished.items() if wanted is None or key in wanted]
+        await asyncio.wrap_future(self._loop.abort(futures))
 
     # --- weights: see rlsys.weights.publisher for the order -----------------------------------------------------
 

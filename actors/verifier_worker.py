@@ -123,7 +123,7 @@ def summarize(group: Sequence[Experience]) -> GroupSummary:
     )
 
 
-@ray.remote
+@ray.remote(concurrency_groups={"health": 1})  # pyright: ignore[reportCallIssue, reportArgumentType]
 class VerifierWorker:
     """A `Verifying` as an actor. See there for arguments and errors."""
 
@@ -140,6 +140,11 @@ class VerifierWorker:
     ) -> tuple[list[GroupSummary], list[list[Experience]]]:
         """Two returns, so that the driver fetches the summaries and passes the experiences on by reference."""
         return self._verifying.verify(prompts, groups, reward_model_scores=reward_model_scores, mode=mode)
+
+    @ray.method(concurrency_group="health")
+    def health(self) -> float:
+        """0: an answer, which does not wait for verdicts under way, says that the process lives."""
+        return 0.0
 
     def stats(self) -> dict[str, float]:
         """Metrics since the last call."""

@@ -12,7 +12,7 @@ import ray.exceptions
 
 from actors.crew import Crew
 from actors.data_tasks import ModelFolder
-from actors.publication import ray_publisher
+from actors.roster_publisher import RosterPublisher
 from launch.progress import progress
 from rlsys.checkpoint.checkpoint_store import CheckpointStore
 from rlsys.checkpoint.retention import Retention
@@ -25,7 +25,7 @@ from rlsys.recipe.stages import PREVIOUS, AnyStage, CheckpointSettings, DpoStage
 from rlsys.telemetry.trace import Span, SpanRecorder, TraceFile
 from rlsys.telemetry.tracker import Tracker
 from rlsys.types import PolicyVersion
-from rlsys.weights.publisher import PublicationReport, PublicationSettings, WeightPublisher
+from rlsys.weights.publisher import PublicationReport, PublicationSettings
 
 
 @dataclass(slots=True)
@@ -58,8 +58,8 @@ class RunContext:
     value_holds: Path | None = None
     engines_hold: Path | None = None
     """The exported folder whose weights the engines have."""
-    _publisher: WeightPublisher | None = None
-    _version: PolicyVersion = 0
+    _publisher: RosterPublisher | None = None
+    _published: tuple[PolicyVersion, list[int]] = (0, [])
 
     def done(self, stage: AnyStage, folder: Path) -> None:
         """Lets later stages find what this one left."""
@@ -130,11 +130,28 @@ class RunContext:
         """
         with self.spans.span("publish"):
             report = self.publisher.publish(version, canary_ids=canary_ids)
-        self.engines_hold = None
+        self.engines_hold, self._published = None, (version, canary_ids)
         return report
 
+    def reinforce(self) -> None:
+        """When no engine that has weights is left, waits for another and brings it what was published last.
+
+        Only while the learner still holds just that.
+
+        Raises:
+            ActorError: no rollout worker is left, and none can be started.
+        """
+        if not self.crew.workers.serving:
+            hold = self.engines_hold
+            self.publish(*self._published)
+            self.engines_hold = hold
+
+    def forget_models(self) -> None:
+        """After groups of ranks were started again: nothing is known of what they hold, and their handles are new."""
+        self.learner_holds = self.value_holds = self.engines_hold = self._publisher = None
+
     @property
-    def publisher(self) -> WeightPublisher:
+    def publisher(self) -> RosterPublisher:
         """From the learner to the engines, made when both are there."""
         if self._publisher is None:
             rollout = self.recipe.rollout
@@ -146,7 +163,7 @@ class RunContext:
                 drain_deadline_s=rollout.drain_timeout_s,
                 canary_tolerance=rollout.canary_tolerance,
             )
-            self._publisher = ray_publisher(
+            self._publisher = RosterPublisher(
                 self.crew.learner.ranks.handles,
                 self.crew.workers,
                 settings=settings,
@@ -166,7 +183,13 @@ class RunContext:
     def worker_spans(self) -> list[Span]:
         """What the rollout workers did since the last call."""
         refs = [worker.drain_spans.remote() for worker in self.crew.workers]
-        return [span for spans in get(refs, timeout_s=60.0, what="reading the workers' spans") for span in spans]
+        spans: list[Span] = []
+        for ref in refs:
+            try:
+                spans += get(ref, timeout_s=60.0, what="reading a worker's spans")
+            except ActorError:  # it died with its spans; whoever samples next notices
+                continue
+        return spans
 
     def _any_learner_settings(self) -> LearnerSettings:
         """Of the first stage that trains a policy: weights that are only published need no others."""
@@ -210,6 +233,8 @@ def get(ref: Any, *, timeout_s: float, what: str) -> Any:
         if isinstance(error.cause, RlsysError):
             raise error.cause from error
         raise ActorError(f"{what} failed: {error.cause!r}") from error
+    except ray.exceptions.RayError as error:
+        raise ActorError(f"{what} failed: {error}") from error
 
 
 def pairs_folder(context: RunContext, reference: str) -> Path:

@@ -103,6 +103,7 @@ def _sample(
     pump.start(range(num_prompts))
     with progress(f"evaluating {evaluation_set.name}", num_prompts, shown=context.recipe.tracking.console) as advance:
         while pump.num_running:
+            context.reinforce()
             for group in pump.poll(timeout_s=context.recipe.cluster.operation_timeout_s):
                 if not isinstance(group, LostGroups):
                     done[group.summary.ordinal] = group.summary

@@ -70,6 +70,7 @@ def _sample_all(
     pump.start(range(num_prompts))
     with progress("sampling preferences", num_prompts, shown=context.recipe.tracking.console) as advance:
         while pump.num_running:
+            context.reinforce()
             for group in pump.poll(timeout_s=context.recipe.cluster.operation_timeout_s):
                 if not isinstance(group, LostGroups):
                     done[group.summary.ordinal] = group.summary, group.reference

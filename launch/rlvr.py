@@ -16,28 +16,48 @@ from typing import Any
 from actors.pump import LostGroups, VerifiedGroup
 from launch.context import RunContext, StageContext
 from launch.rlvr_checkpoint import finish_checkpoints, save_checkpoint
+from launch.rlvr_recovery import go_back, replace_reference
 from launch.rlvr_run import RlvrRun
-from launch.rlvr_setup import set_up
+from launch.rlvr_setup import bring_up, set_up
 from launch.rlvr_update import Update
+from rlsys.errors import ActorError, RlsysError
 from rlsys.rollouts.ledger_records import Batch
 
 POLL_S = 5.0
 
 
 def run_rlvr(context: RunContext, stage: StageContext) -> dict[str, Any]:
-    """Trains until the ledger's last batch."""
+    """Trains until the ledger's last batch; when ranks die, goes back to the last checkpoint by itself."""
     run = set_up(context, stage)
-    run.step_started = time.perf_counter()
+    while True:
+        try:
+            bring_up(run)
+            train(run)
+            return run.summary()
+        except RlsysError as error:
+            go_back(run, error)
+
+
+def train(run: RlvrRun) -> None:
+    """From where the run stands to the last batch."""
     while not run.ledger.done:
-        run.pump.start(run.ledger.admit())
+        run.start_admitted()
         batch = run.ledger.take_batch()
         if batch is None:
-            absorb(run, run.pump.poll(timeout_s=POLL_S))
+            wait_for_groups(run)
         else:
             train_on(run, batch)
     finish_checkpoints(run)
     run.export_last_if_none_was_best()
-    return run.summary()
+
+
+def wait_for_groups(run: RlvrRun) -> None:
+    """Nothing but sampling is under way: dead ranks are noticed by their heartbeats."""
+    if fallen := run.context.crew.dead_groups():
+        error = ActorError(f"ranks of {', '.join(fallen)} died while they had nothing to do")
+        replace_reference(run, error)
+    run.context.reinforce()
+    absorb(run, run.pump.poll(timeout_s=POLL_S))
 
 
 def train_on(run: RlvrRun, batch: Batch) -> None:
@@ -48,13 +68,14 @@ def train_on(run: RlvrRun, batch: Batch) -> None:
     update = Update(run, batch, groups, seconds)
     while not update.done:
         absorb(run, run.pump.poll(timeout_s=POLL_S, until=update.refs))
-        run.pump.start(ledger.admit())  # with max_staleness >= 1 the next batch is sampled meanwhile
+        run.start_admitted()  # with max_staleness >= 1 the next batch is sampled meanwhile
         update.advance()
     ledger.trained(batch, step)
     with context.timed("publish", seconds):
         publication = context.publish(step, run.canary_ids)
     ledger.published(step)
-    run.pump.start(ledger.admit())
+    if not context.recipe.deterministic:  # there nothing is in flight at an evaluation or a checkpoint
+        run.start_admitted()
     run.buffer.retain(ledger.buffered)  # lets go of groups dropped as over-age, which a checkpoint must not hold
     seconds["time/step_s"] = time.perf_counter() - run.step_started
     metrics = run.metrics_of(batch, groups, update.metrics, publication) | run.evaluate_if_due(step)

@@ -46,6 +46,9 @@ class RlvrRun:
     committer: BackgroundCommitter
     canary_ids: list[int]
     development: list[EvaluationSet]
+    beginning: dict[str, Any]
+    """The tracker's position before the stage's first batch."""
+    num_rollbacks: int = 0
     best_score: float = -math.inf
     best_step: int = 0
     chain_position: int = 0
@@ -55,6 +58,19 @@ class RlvrRun:
     """Of the checkpoint after the step before: told with the next step."""
     writes: list[Any] = field(default_factory=list)
     """Rollout files being written."""
+
+    def forget(self) -> None:
+        """Everything that a checkpoint holds is as before the first batch."""
+        self.ledger, self.buffer = Ledger(self.ledger.settings), ExperienceBuffer()
+        self.guard = StepGuard(self.settings.algorithm.safety.max_skipped_in_a_row)
+        self.best_score, self.best_step, self.chain_position = -math.inf, 0, 0
+        self.losses_in_a_row = 0
+        self.carried_seconds, self.writes = {}, []
+
+    def start_admitted(self) -> None:
+        """Starts what the ledger admits. With `deterministic`, a whole batch at once, and only when nothing runs."""
+        if not (self.context.recipe.deterministic and self.pump.num_running):
+            self.pump.start(self.ledger.admit())
 
     def control(self, batch: Batch, groups: Sequence[BufferedGroup[GroupReference]]) -> list[GroupReference]:
         """The references to train on: with `shuffle_rewards`, those of the control experiment."""
@@ -78,6 +94,9 @@ class RlvrRun:
         dropped = self.ledger.counters["over_age_dropped"]
         metrics = rollout_metrics(summaries) | staleness_metrics(summaries, batch.index, num_dropped=dropped) | update
         metrics["policy/canary_gap"] = publication.canary_gap
+        metrics["perf/rollbacks"] = self.num_rollbacks
+        metrics |= {f"perf/restarts/{kind}": n for kind, n in self.context.crew.restarts.counts.items()}
+        metrics["rollout/lost_groups"] = self.ledger.counters["failed"]
         metrics["perf/samples_per_s"] = sum(len(s.lengths) for s in summaries) / self._elapsed_s()
         metrics["perf/tokens_per_s"] = sum(sum(s.lengths) for s in summaries) / self._elapsed_s()
         if failed_verdict_frac(summaries) > self.settings.verifiers.alarm_failed_frac:

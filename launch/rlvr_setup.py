@@ -1,16 +1,21 @@
-"""Everything that stands before the first batch of RLVR: prompts, models, engines, and what a checkpoint holds."""
+"""Everything that stands before the first batch of RLVR, and before the first one after a rollback."""
 
+import json
+import time
 from pathlib import Path
+from typing import Any
 
 from actors.data_tasks import build_prompts
 from actors.pump import RolloutPump
 from launch.context import RunContext, StageContext, get
 from launch.evaluation import load_sets, stage_modules
 from launch.rlvr_checkpoint import COMMIT_DEADLINE_S, restore_checkpoint
+from launch.rlvr_recovery import load_reference
 from launch.rlvr_run import RlvrRun
 from rlsys.algorithms.step_guard import StepGuard
 from rlsys.checkpoint.background import BackgroundCommitter
 from rlsys.checkpoint.chain_file import ChainFile
+from rlsys.checkpoint.durable_file import write_durably
 from rlsys.recipe.stages import FROM_POLICY, PREVIOUS, RlvrStage
 from rlsys.rollouts.experience_buffer import ExperienceBuffer
 from rlsys.rollouts.ledger import Ledger
@@ -19,14 +24,15 @@ from rlsys.rollouts.prompt_stream import PromptStream
 
 
 def set_up(context: RunContext, stage: StageContext) -> RlvrRun:
-    """Loads models and prompts, goes on from the newest checkpoint, and brings the weights to the engines."""
+    """Reads the prompts. `bring_up` comes next."""
     settings = stage.stage
     assert isinstance(settings, RlvrStage)
-    stream = _prompt_stream(context, settings, stage.folder)
-    run = RlvrRun(
+    stream = prompt_stream(context, settings, stage.folder)
+    return RlvrRun(
         context=context,
         stage=stage,
         settings=settings,
+        beginning=stage_beginning(stage),
         ledger=Ledger(ledger_settings(settings)),
         buffer=ExperienceBuffer(),
         pump=_pump(context, settings, stream),
@@ -36,11 +42,23 @@ def set_up(context: RunContext, stage: StageContext) -> RlvrRun:
         canary_ids=context.model.canary_ids[: context.recipe.rollout.canary_tokens],
         development=load_sets(context, settings.evaluation.development, settings.evaluation, stage_modules(context)),
     )
-    _load_models(context, settings)
+
+
+def bring_up(run: RlvrRun) -> None:
+    """Loads the models, goes on from the newest checkpoint, and brings the weights to the engines."""
+    load_models(run.context, run.settings)
     restore_checkpoint(run)
-    context.publish(run.ledger.num_trained_batches, run.canary_ids)
+    run.context.publish(run.ledger.num_trained_batches, run.canary_ids)
     run.ledger.published(run.ledger.num_trained_batches)
-    return run
+    run.step_started = time.perf_counter()
+
+
+def stage_beginning(stage: StageContext) -> dict[str, Any]:
+    """Where the stage's metrics begin in the tracker's files: for a start anew, in this process or a later one."""
+    path = stage.folder / "beginning.json"
+    if not path.exists():
+        write_durably(path, json.dumps(stage.tracker.position()).encode())
+    return json.loads(path.read_bytes())
 
 
 def ledger_settings(settings: RlvrStage) -> LedgerSettings:
@@ -54,7 +72,8 @@ def ledger_settings(settings: RlvrStage) -> LedgerSettings:
     )
 
 
-def _prompt_stream(context: RunContext, settings: RlvrStage, folder: Path) -> PromptStream:
+def prompt_stream(context: RunContext, settings: RlvrStage, folder: Path) -> PromptStream:
+    """The stage's prompts; their data card goes into the folder."""
     data = context.resolve_data(settings.prompts)
     ref = build_prompts.remote(
         data, context.model.folder, str(folder), stage_modules(context), None, settings.decontamination
@@ -73,16 +92,17 @@ def _pump(context: RunContext, settings: RlvrStage, stream: PromptStream) -> Rol
         seed=context.recipe.seed,
         groups_per_call=settings.groups_per_call,
         group_timeout_s=context.recipe.cluster.operation_timeout_s,
+        fixed=context.recipe.deterministic,
     )
 
 
-def _load_models(context: RunContext, settings: RlvrStage) -> None:
+def load_models(context: RunContext, settings: RlvrStage) -> None:
     """All groups at once; a value model that is still in memory keeps its weights."""
     policy = context.policy_folder(settings.policy)
     start_timeout_s = context.recipe.cluster.start_timeout_s
     pending = []
     if settings.algorithm.needs_reference:
-        pending.append(context.crew.reference.load(context.policy_settings(policy), settings.learner))
+        pending.append(load_reference(context, settings))
     if settings.algorithm.needs_values:
         newest = context.newest("reward")
         if settings.value_from == FROM_POLICY:

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from actors.groups import Pending
 from actors.shards import GroupReference, ShardReference
+from launch.rlvr_recovery import replace_reference
 from launch.supervised import skipped_metrics
 from rlsys.algorithms.schedule import learning_rate
+from rlsys.errors import ActorError
 from rlsys.recipe.learner import LearnerSettings
 from rlsys.rollouts.experience_buffer import BufferedGroup, balance
 from rlsys.rollouts.ledger_records import Batch
@@ -55,8 +57,16 @@ class Update:
             TrainingError: too many skipped steps in a row.
         """
         for name in [name for name, pending in self._pending.items() if pending.ready]:
-            self._answers[name] = self._pending.pop(name).get()
-            self._note_time(name)
+            pending = self._pending.pop(name)
+            try:
+                self._answers[name] = pending.get()
+            except ActorError as error:
+                if name != "reference":
+                    raise
+                replace_reference(self._run, error)
+                self._submit_reference()
+            else:
+                self._note_time(name)
         if self._pending:
             return
         if self._phase == "score":
@@ -81,9 +91,13 @@ class Update:
         temperature = settings.sampling.temperature
         self._pending["proximal"] = crew.learner.logprobs(self._shards, temperature=temperature)
         if settings.algorithm.needs_reference:
-            self._pending["reference"] = crew.reference.logprobs(self._shards, temperature=temperature)
+            self._submit_reference()
         if settings.algorithm.needs_values:
             self._pending["values"] = crew.value.values(self._shards)
+
+    def _submit_reference(self) -> None:
+        reference, temperature = self._run.context.crew.reference, self._run.settings.sampling.temperature
+        self._pending["reference"] = reference.logprobs(self._shards, temperature=temperature)
 
     def _submit_advantages(self) -> None:
         self._phase = "advantages"

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from rlsys.recipe.section import Section
 
@@ -33,6 +33,12 @@ class ClusterSettings(Section):
     """Deadline for one training, scoring or checkpoint call on a group."""
     heartbeat_s: PositiveFloat = Field(default=10.0, le=20.0)
     """Interval at which actors are asked whether they live; a death is noticed within three of them."""
+    hang_timeout_s: PositiveFloat = 120.0
+    """A worker that answers no heartbeat, or makes no progress, for this long is killed and replaced."""
+    max_restarts: NonNegativeInt = 20
+    """How often actors of one kind (`rollout`, `verifier`, `learner`, `value`, `reference`) are started again in a run;
+    learner and value model go back to the last checkpoint together. After that a death ends the run, or, while other
+    workers of the kind live, goes unreplaced."""
 
     @model_validator(mode="after")
     def _colocated_ranks_agree(self) -> "ClusterSettings":

@@ -12,7 +12,7 @@ vLLM that builds text and one dictionary of logprobs for each token, which costs
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -278,6 +278,13 @@ class SamplingEngine:
         for _, sample in unfinished:
             self._submit(sample)
         return len(unfinished)
+
+    def abort_groups(self, keys: Collection[int]) -> None:
+        """Ends the unfinished requests of groups, by what `add_group` returned; `step` will not return them."""
+        doomed = [request_id for request_id, sample in self._samples.items() if sample.group.key in keys]
+        self._client.abort_requests(doomed)
+        for request_id in doomed:
+            del self._samples[request_id]
 
     def close(self) -> None:
         """Ends the engine and its worker processes. Calling it again does nothing."""

@@ -14,7 +14,7 @@ whatever is asked later: an engine that failed once is not trusted again.
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -131,6 +131,10 @@ class EngineLoop:
     def abandon(self) -> "Future[None]":
         """Ends a preparation that came to nothing. An engine whose weights were touched stays paused."""
         return self._ask(self._abandon)
+
+    def abort(self, futures: "Collection[Future[tuple[Rollout, ...]]]") -> "Future[None]":
+        """Ends groups of `add` that are unfinished: their futures fail, and the engine forgets them."""
+        return self._ask(lambda: self._abort(futures))
 
     def drain_spans(self) -> list[Span]:
         """`sampling` (from one step to another without a rest) and `update` spans, since the last call up to now."""
@@ -286,6 +290,15 @@ class EngineLoop:
         if not self._live_engine.updating:
             self._resume()
         self._prepared = None
+
+    def _abort(self, futures: "Collection[Future[tuple[Rollout, ...]]]") -> None:
+        keys = [key for key, future in self._waiters.items() if future in futures]
+        self._live_engine.abort_groups(frozenset(keys))
+        ended = [self._waiters.pop(key) for key in keys]
+        ended += [future for _, future in self._held if future in futures]
+        self._held = [(request, future) for request, future in self._held if future not in futures]
+        for future in ended:
+            future.set_exception(ActorError(f"{self.name} was told to abort the request"))
 
     def _resume(self) -> None:
         if self._update_started is not None:

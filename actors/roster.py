@@ -1,0 +1,251 @@
+"""Actors of one kind that work alone and are replaced when they die or hang: rollout workers, verifier workers.
+
+    starting --built--> joining --weights--> serving        only serving members are given work
+       ^                   |                    |
+       '----- another ---- dead, failed or hung <'          a bounded number of times, in the same place
+
+Whoever waits for these actors' work calls `beat` meanwhile; between two heartbeats that costs microseconds. A death is
+noticed when a heartbeat or a piece of work fails (seconds), a hang when a heartbeat stays away for `hang_timeout_s`.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ray
+import ray.exceptions
+
+from rlsys.errors import ActorError
+from rlsys.recipe.cluster import ClusterSettings
+
+MAX_FAILED_STARTS = 2
+"""Starts in a row that may fail in one place before nothing is started there any more."""
+
+
+class Restarts:
+    """How often actors of each kind were started again, and how often they may be."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.counts: Counter[str] = Counter()
+
+    def spend(self, kind: str) -> bool:
+        """Counts one more; False, without counting, when there are none left."""
+        if self.counts[kind] >= self.limit:
+            return False
+        self.counts[kind] += 1
+        return True
+
+
+@dataclass(eq=False, slots=True)
+class Member:
+    """One place of a roster and the actor that is there now."""
+
+    name: str
+    slot: int
+    handle: Any
+    ready: Any
+    """Reference that is there when the actor is built."""
+    since: float
+    """When the actor was created."""
+    state: Literal["starting", "joining", "serving"] = "starting"
+    failed_starts: int = 0
+    heartbeat: Any = None
+    """Reference of the heartbeat that was asked for, None while none is under way."""
+    asked_at: float = 0.0
+
+
+class Roster:
+    """The members of one kind. Iterating gives the handles of those that are built.
+
+    Args:
+        kind: `rollout`, `verifier`; in messages, metrics and members' names.
+        create: makes the actor of a place; gives its handle and a reference that is there when it is built.
+        ask: asks for a heartbeat: a reference to the seconds for which the actor has made no progress.
+        size: how many places.
+        cluster: intervals and deadlines.
+        restarts: what is left to spend.
+        join: whether a new member waits for weights before it serves.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        create: Callable[[int], tuple[Any, Any]],
+        ask: Callable[[Any], Any],
+        size: int,
+        cluster: ClusterSettings,
+        restarts: Restarts,
+        join: bool,
+    ) -> None:
+        self.kind = kind
+        self.size = size
+        self._create, self._ask = create, ask
+        self._cluster, self._restarts = cluster, restarts
+        self._built_state: Literal["joining", "serving"] = "joining" if join else "serving"
+        self._last_beat = time.monotonic()
+        self._members = [self._new(slot) for slot in range(size)]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([member.handle for member in self.built])
+
+    def __len__(self) -> int:
+        return len(self.built)
+
+    @property
+    def built(self) -> list[Member]:
+        """Members that can take weights."""
+        return [member for member in self._members if member.state != "starting"]
+
+    @property
+    def serving(self) -> list[Member]:
+        """Members that can be given work."""
+        return [member for member in self._members if member.state == "serving"]
+
+    @property
+    def starting(self) -> list[Any]:
+        """References for a caller that waits for something to happen: one becomes ready when a member is built."""
+        return [member.ready for member in self._members if member.state == "starting"]
+
+    def __contains__(self, member: Member) -> bool:
+        return member in self._members
+
+    def serve(self, members: Sequence[Member]) -> None:
+        """These have weights now."""
+        for member in members:
+            member.state = "serving"
+
+    def beat(self) -> None:
+        """Takes note of members that were built, and asks for heartbeats when they are due.
+
+        Raises:
+            ActorError: no member is left, and none can be started.
+        """
+        now = time.monotonic()
+        for member in [member for member in self._members if member.state == "starting"]:
+            self._check_start(member, now)
+        if now - self._last_beat < min(self._cluster.heartbeat_s, self._cluster.hang_timeout_s / 2):
+            return
+        self._last_beat = now
+        for member in self.built:
+            self._check_heartbeat(member, now)
+
+    def lost(self, member: Member, why: str) -> None:
+        """Ends a member that died, failed or hangs, and starts another in its place. Harmless for one replaced already.
+
+        Raises:
+            ActorError: no member is left, and none can be started.
+        """
+        if member not in self._members:
+            return
+        ray.kill(member.handle)
+        self._members.remove(member)
+        failed_starts = member.failed_starts + 1 if member.state == "starting" else 0
+        replaced = failed_starts < MAX_FAILED_STARTS and self._restarts.spend(self.kind)
+        action = "it is replaced" if replaced else "it is not replaced any more"
+        print(f"{member.name} {why}; {action}", flush=True)
+        if replaced:
+            another = self._new(member.slot)
+            another.failed_starts = failed_starts
+            self._members.append(another)
+            self._members.sort(key=lambda each: each.slot)
+        elif not self._members:
+            raise ActorError(
+                f"no {self.kind} worker is left: {member.name} {why}",
+                value=f"{self._restarts.counts[self.kind]} restarts",
+                fix="see the workers' logs; raise cluster.max_restarts if their deaths are the machines' fault",
+            )
+
+    def accuse(self, names: Sequence[str], *, timeout_s: float) -> list[str]:
+        """Replaces those of the named members that do not answer a heartbeat now; gives their names."""
+        asked = [(member, self._ask(member.handle)) for member in self.built if member.name in names]
+        gone = []
+        deadline = time.monotonic() + timeout_s
+        for member, ref in asked:
+            if (why := self._judge(ref, deadline - time.monotonic())) is not None:
+                self.lost(member, why)
+                gone.append(member.name)
+        return gone
+
+    def wait_for_all(self) -> None:
+        """Returns when every member is built.
+
+        Raises:
+            ActorError: one could not be, or not before its deadline.
+        """
+        timeout_s = self._cluster.start_timeout_s
+        try:
+            ray.get(self.starting, timeout=timeout_s)
+        except ray.exceptions.GetTimeoutError:
+            message = f"the {self.kind} workers did not start"
+            raise ActorError(message, value=f"{timeout_s:g} s", fix="see their logs") from None
+        except ray.exceptions.RayError as error:
+            raise ActorError(f"the {self.kind} workers could not start: {error}", fix="see their logs") from error
+        self.beat()
+
+    def wait_for_one(self) -> None:
+        """Returns when there is a member that can take weights (work, where none are needed).
+
+        Raises:
+            ActorError: none could be started before its deadline.
+        """
+        while not self.built:
+            self.beat()
+            if self.starting:
+                ray.wait(self.starting, num_returns=1, timeout=self._cluster.heartbeat_s, fetch_local=False)
+
+    def close(self) -> None:
+        """Ends all members."""
+        for member in self._members:
+            ray.kill(member.handle)
+        self._members = []
+
+    def _new(self, slot: int) -> Member:
+        handle, ready = self._create(slot)
+        return Member(f"{self.kind}-{slot}", slot, handle, ready, time.monotonic())
+
+    def _check_start(self, member: Member, now: float) -> None:
+        if not ray.wait([member.ready], timeout=0, fetch_local=False)[0]:
+            if now - member.since > self._cluster.start_timeout_s:
+                self.lost(member, f"did not start within {self._cluster.start_timeout_s:g} s")
+            return
+        try:
+            ray.get(member.ready)
+        except ray.exceptions.RayError as error:
+            self.lost(member, f"could not start ({_first_line(error)})")
+            return
+        member.state, member.failed_starts = self._built_state, 0
+
+    def _check_heartbeat(self, member: Member, now: float) -> None:
+        if member.heartbeat is None:
+            member.heartbeat, member.asked_at = self._ask(member.handle), now
+            return
+        waited = now - member.asked_at
+        left = self._cluster.hang_timeout_s - waited
+        if left > 0 and not ray.wait([member.heartbeat], timeout=0)[0]:
+            return
+        if (why := self._judge(member.heartbeat, 0.0)) is not None:
+            self.lost(member, why)
+        else:
+            member.heartbeat = None
+
+    def _judge(self, heartbeat: Any, timeout_s: float) -> str | None:
+        """What is wrong with a member, None when its heartbeat is good."""
+        try:
+            stuck_s: Any = ray.get(heartbeat, timeout=max(timeout_s, 0.0))
+        except ray.exceptions.GetTimeoutError:
+            return "does not answer its heartbeat"
+        except ray.exceptions.RayActorError:
+            return "died"
+        except ray.exceptions.RayError as error:
+            return f"failed ({_first_line(error)})"
+        limit = self._cluster.hang_timeout_s
+        return f"made no progress for {stuck_s:.0f} s" if stuck_s > limit else None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,82 @@
+"""Publication to whoever is there: the members of a roster that are built, new ones included, dead ones replaced."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from actors.publication import RayEngine, RayLearner
+from actors.roster import Member, Roster
+from rlsys.types import PolicyVersion
+from rlsys.weights.publisher import PublicationError, PublicationReport, PublicationSettings, WeightPublisher
+
+MAX_PUBLICATIONS = 4
+"""Tries to bring one version to the engines before the run gives up."""
+ANSWER_S = 15.0
+"""For an engine that is said to have failed a publication to show that it lives."""
+
+
+class RosterPublisher:
+    """A `WeightPublisher` whose engines come and go.
+
+    Args:
+        learner_handles: by rank.
+        workers: rollout workers.
+        settings: of every publication.
+        tensor_parallel_size: of the workers' engines.
+    """
+
+    def __init__(
+        self,
+        learner_handles: Sequence[Any],
+        workers: Roster,
+        *,
+        settings: PublicationSettings,
+        tensor_parallel_size: int = 1,
+    ) -> None:
+        self._learner, self._settings = RayLearner(learner_handles), settings
+        self._publisher: WeightPublisher | None = None
+        self._workers, self._num_ranks = workers, tensor_parallel_size
+        self._members: list[Member] = []
+
+    def publish(self, version: PolicyVersion, *, canary_ids: Sequence[int] = ()) -> PublicationReport:
+        """Brings the learner's weights to every member that is built, and lets it serve.
+
+        A member that died meanwhile is replaced, and one that fails twice; the others are published to again. One
+        that is still starting is not waited for, unless there is no other.
+
+        Raises:
+            PublicationError: the learner failed, or the engines did too often.
+            ActorError: no engine is left.
+        """
+        failed: set[str] = set()
+        for attempt in range(1, MAX_PUBLICATIONS + 1):
+            self._workers.wait_for_one()
+            members = self._workers.built
+            try:
+                report = self._publisher_to(members).publish(version, canary_ids=canary_ids)
+            except PublicationError as error:
+                if not error.engines or attempt == MAX_PUBLICATIONS:
+                    raise
+                print(f"publication of version {version} is tried again: {error.problem}", flush=True)
+                self._replace(error.engines, failed)
+                failed |= set(error.engines)
+            else:
+                self._workers.serve(members)
+                return report
+        raise AssertionError("the last attempt returns or raises")
+
+    def _publisher_to(self, members: list[Member]) -> WeightPublisher:
+        if self._publisher is None or members != self._members:
+            engines = [RayEngine(m.handle, name=m.name, num_ranks=self._num_ranks) for m in members]
+            if self._publisher is None:
+                self._publisher = WeightPublisher(self._learner, engines, self._settings)
+            else:
+                self._publisher.set_engines(engines)
+            self._members = members
+        return self._publisher
+
+    def _replace(self, engines: Sequence[str], failed_before: set[str]) -> None:
+        gone = self._workers.accuse(engines, timeout_s=ANSWER_S)
+        if gone:
+            return  # the others failed because of it
+        for member in [m for m in self._workers.built if m.name in engines and m.name in failed_before]:
+            self._workers.lost(member, "failed two publications")

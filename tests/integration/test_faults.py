@@ -1,0 +1,311 @@
+"""Real processes are killed, stopped and broken while RLVR runs on them; what happens is docs/faults.md's table.
+
+One cluster for all of it. With `deterministic`, a run that lost its learner, value model and reference must end with
+the very bits of one that was left alone, and of a straight loop without ledger, pump, buffer or supervision.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import ray
+from fault_lab import ROOT, Faults, fault_recipe, pid_of, pids_of, raise_in_steps
+from safetensors.numpy import load_file
+
+from actors.groups import ModelGroup
+from actors.learner import Learner
+from actors.publication import ray_publisher
+from actors.pump import LostGroups, RolloutPump
+from actors.reference_model import ReferenceModel
+from actors.shards import GroupReference, ShardReference
+from launch.context import RunContext
+from launch.recipe import run_world, running, stage_context
+from launch.rlvr import run_rlvr
+from launch.rlvr_setup import load_models, prompt_stream
+from rlsys.algorithms.schedule import learning_rate
+from rlsys.errors import ActorError
+from rlsys.recipe.rollout import SamplingSettings
+from rlsys.recipe.stages import CheckpointSettings, RlvrStage
+from rlsys.rollouts.experience_buffer import balance
+from rlsys.rollouts.prompt_stream import hash_integers
+from rlsys.telemetry.tracker import read_metrics
+from rlsys.types import Prompt
+from rlsys.weights.publisher import PublicationSettings
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory) -> Iterator[RunContext]:
+    folder = tmp_path_factory.mktemp("faults")
+    recipe = fault_recipe(folder)
+    with running(recipe, folder / "run") as context:
+        world = recipe.stage[0]
+        with stage_context(context, world, context.folder / "01-world") as stage:
+            run_world(context, stage)
+        context.done(world, context.folder / "01-world")
+        yield context
+
+
+def train(context: RunContext, name: str, **changes: Any) -> SimpleNamespace:
+    """Runs the RLVR stage in a folder of its own."""
+    settings = context.recipe.stage[1].model_copy(update={"name": name, **changes})
+    folder = context.folder / name
+    folder.mkdir()
+    with stage_context(context, settings, folder) as stage:
+        summary = run_rlvr(context, stage)
+    rows = [row for row in read_metrics(context.folder / "metrics.jsonl") if row["stage"] == name]
+    ends = [json.loads(line) for line in (folder / "ends.jsonl").read_text().splitlines()]
+    return SimpleNamespace(summary=summary, rows=rows, ends=ends, folder=folder, settings=settings)
+
+
+def assert_whole(run: SimpleNamespace) -> None:
+    """Every step once, and every ordinal below the batches' count trained on once."""
+    assert [row["step"] for row in run.rows] == list(range(1, run.settings.batches + 1))
+    trained = [ordinal for ordinal, kind, _ in run.ends if kind == "trained"]
+    assert len(trained) == len(set(trained)) == run.settings.batches * run.settings.batch_groups
+    assert {kind for _, kind, _ in run.ends} == {"trained"}
+    assert max(row["policy/canary_gap"] for row in run.rows) < 1e-4
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    first, second = load_file(one / "hf" / "model.safetensors"), load_file(other / "hf" / "model.safetensors")
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+# --- straight loop ---------------------------------------------------------------------------------------------------
+
+
+def straight_loop(context: RunContext, settings: RlvrStage, folder: Path) -> None:
+    """What RLVR at staleness 0 does, in order, with nothing under way at the same time."""
+    crew, recipe, algorithm = context.crew, context.recipe, settings.algorithm
+    stream = prompt_stream(context, settings, folder)
+    load_models(context, settings)
+    handles = list(crew.workers)
+    publisher = ray_publisher(crew.learner.ranks.handles, handles, settings=PublicationSettings())
+    publisher.publish(0, canary_ids=context.model.canary_ids[:48])
+    steps = algorithm.epochs_per_batch * algorithm.minibatches
+    for batch in range(settings.batches):
+        ordinals = range(batch * settings.batch_groups, (batch + 1) * settings.batch_groups)
+        verified, places = [], {}
+        for place, handle in enumerate(handles):
+            own = [ordinal for ordinal in ordinals if ordinal % len(handles) == place]
+            prompts = [stream[ordinal] for ordinal in own]
+            _, rollouts = handle.generate.remote(
+                prompts, num_samples=settings.samples, sampling=settings.sampling, seed=recipe.seed
+            )
+            summaries, experiences = next(iter(crew.verifiers)).verify.remote(prompts, rollouts)
+            verified.append(summaries)
+            places |= {ordinal: GroupReference(experiences, index) for index, ordinal in enumerate(own)}
+        groups = {summary.ordinal: summary for summaries in ray.get(verified) for summary in summaries}
+        lengths = [sum(groups[o].lengths) + len(groups[o].lengths) * groups[o].prompt_length for o in ordinals]
+        shards = [ShardReference(tuple(places[ordinals[i]] for i in share)) for share in balance(lengths, 1)]
+        temperature = settings.sampling.temperature
+        proximal = crew.learner.logprobs(shards, temperature=temperature).get()
+        reference = crew.reference.logprobs(shards, temperature=temperature).get()
+        values = crew.value.values(shards).get()
+        advantages, returns, _ = crew.learner.advantages(
+            shards, algorithm, proximal=proximal, reference=reference, values=values, oldest_version=batch
+        ).get()
+        first, total = batch * steps, settings.batches * steps
+        rates = [
+            learning_rate(step, settings.learner.lr, settings.learner.schedule, total_steps=total)
+            for step in range(first, first + steps)
+        ]
+        common = {"lrs": rates, "seed": hash_integers(recipe.seed, batch, bits=32), "oldest_version": batch}
+        crew.value.train_value(shards, algorithm, returns=returns, old_values=values, **common).get()
+        crew.learner.train_policy(
+            shards, algorithm, advantages=advantages, proximal=proximal, reference=reference,
+            max_response_length=settings.sampling.max_tokens, temperature=temperature, version=batch, **common,
+        ).get()  # fmt: skip
+        publisher.publish(batch + 1, canary_ids=context.model.canary_ids[:48])
+    crew.learner.export_hf(str(folder / "hf")).get()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(context: RunContext) -> SimpleNamespace:
+    return train(context, "undisturbed")
+
+
+def test_staleness_0_equals_a_straight_loop_bit_for_bit(context: RunContext, undisturbed: SimpleNamespace):
+    assert_whole(undisturbed)
+    folder = context.folder / "straight"
+    folder.mkdir()
+    straight_loop(context, undisturbed.settings, folder)
+    assert_same_weights(undisturbed.folder, folder)
+    context.forget_models()  # the engines' group is the loop's now
+
+
+def test_killed_ranks_change_no_bit_of_the_result(context: RunContext, undisturbed: SimpleNamespace, monkeypatch):
+    """The learner and the value model go back to the last checkpoint together; the reference starts again alone."""
+    faults = Faults()
+
+    def in_update(call: int) -> None:
+        if call == 1:
+            faults.signal("learner in an update before any checkpoint", pids_of("LearnerRank"))
+        if call == 4:  # batch 0 (killed), 0, 1, and now 2
+            faults.signal("value model in an update", pids_of("ValueModelRank"))
+
+    def in_save(call: int) -> None:
+        if call == 3:  # learner's and value model's at step 2, and now at step 4
+            faults.signal("learner in a checkpoint", pids_of("LearnerRank"))
+
+    def before_reference(call: int) -> None:
+        if call == 9:  # batches 0 (killed), 0, 1, 2 (killed), 2, 3 (killed), 2, 3, and now 4
+            faults.signal("reference before an update", pids_of("ReferenceModelRank"))
+
+    faults.around(monkeypatch, Learner, "train_policy", after=in_update)
+    faults.around(monkeypatch, ModelGroup, "save", after=in_save)
+    faults.around(monkeypatch, ReferenceModel, "logprobs", before=before_reference)
+    run = train(context, "killed-ranks")
+    assert len(faults.injected) == 4
+    assert_whole(run)
+    assert run.rows[-1]["perf/rollbacks"] == 3
+    restarts = {kind: context.crew.restarts.counts[kind] for kind in ("learner", "value", "reference")}
+    assert restarts == {"learner": 2, "value": 1, "reference": 1}
+    assert_same_weights(undisturbed.folder, run.folder)
+
+
+def test_workers_are_replaced_while_training_goes_on(context: RunContext, monkeypatch):
+    """Killed, stopped and broken workers, at publications, while sampling, while scoring: no group is lost."""
+    faults, crew, built = Faults(), context.crew, {}
+    monkeypatch.setattr(context, "recipe", context.recipe.model_copy(update={"deterministic": False}))
+    before_all = Counter(crew.restarts.counts)
+
+    def before(version: int) -> None:
+        built[version] = len(crew.workers)
+        if version == 1:
+            faults.signal("verifier while it scores", pids_of("VerifierWorker"))
+        if version == 3:
+            faults.signal("rollout worker at a publication", [pid_of(crew.workers.serving[0].handle)])
+        if version in (6, 10):
+            crew.workers.wait_for_all()
+        if version == 10:
+            for handle in crew.workers:
+                raise_in_steps(handle)
+            faults.injected.append("exception in every engine")
+
+    def after(version: int) -> None:
+        if version == 6:
+            faults.signal("rollout worker while it samples", [pid_of(crew.workers.serving[1].handle)])
+        if version == 8:
+            faults.signal("verifier hangs", pids_of("VerifierWorker"), signal.SIGSTOP)
+
+    # Publication 1 of the run is of version 0.
+    faults.around(monkeypatch, RunContext, "publish", before=lambda n: before(n - 1), after=lambda n: after(n - 1))
+    run = train(context, "killed-workers", max_staleness=1, batches=12, checkpoint=CheckpointSettings(every=0))
+    assert len(faults.injected) == 5
+    assert_whole(run)
+    assert Counter(crew.restarts.counts) - before_all == {"rollout": 4, "verifier": 2}
+    assert built[4] == built[5] == 1, "two batches were trained on while the killed worker's successor started"
+    assert run.rows[-1]["rollout/lost_groups"] > 0
+    assert run.rows[-1]["perf/rollbacks"] == 0
+    assert max(row["staleness/max_steps"] for row in run.rows) <= 1
+
+
+def test_idle_workers_that_die_or_hang_are_noticed(context: RunContext):
+    workers, cluster = context.crew.workers, context.recipe.cluster
+    workers.wait_for_all()
+    killed, hanging = workers.built
+    pids = [pid_of(member.handle) for member in (killed, hanging)]
+    started = time.monotonic()
+    os.kill(pids[0], signal.SIGKILL)
+    os.kill(pids[1], signal.SIGSTOP)
+    noticed: dict[str, float] = {}
+    while len(noticed) < 2 and time.monotonic() - started < 120:
+        workers.beat()
+        ray.wait(workers.starting or [ray.put(0)], timeout=0.2)
+        for member in (killed, hanging):
+            if member not in workers:
+                noticed.setdefault(member.name, time.monotonic() - started)
+    assert noticed[killed.name] < 60
+    assert noticed[hanging.name] < cluster.hang_timeout_s + 10
+    workers.wait_for_all()
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_a_late_group_is_aborted_on_its_engine(context: RunContext):
+    """A chunk past its deadline is lost, and its engine stops sampling it."""
+    context.reinforce()
+    prompt = Prompt(5, "late", (), np.array(context.model.canary_ids[:8], np.int32))
+    sampling = SamplingSettings(max_tokens=80, ignore_end=True)
+    pump = RolloutPump(
+        context.crew.workers, context.crew.verifiers, prompts=lambda ordinal: prompt, num_samples=200,
+        sampling=sampling, seed=0, group_timeout_s=0.0,
+    )  # fmt: skip
+    worker = context.crew.workers.serving[0].handle
+    finished = ray.get(worker.stats.remote())["num_groups"]
+    pump.start([5])
+    while not ray.get(worker.stats.remote())["num_unfinished"]:
+        assert pump.num_running == 1
+    (lost,) = pump.poll(timeout_s=0.0)
+    assert isinstance(lost, LostGroups)
+    assert (lost.ordinals, lost.reason, pump.num_running) == ((5,), "timeout", 0)
+    deadline = time.monotonic() + 30
+    while (stats := ray.get(worker.stats.remote()))["num_unfinished"]:
+        assert time.monotonic() < deadline
+    assert stats["num_groups"] == finished
+
+
+def test_a_run_whose_restarts_are_spent_ends_with_one_error(context: RunContext, monkeypatch):
+    monkeypatch.setattr(context.crew.restarts, "limit", 0)
+    pids = [pid_of(handle) for handle in context.crew.workers]
+    faults = Faults()
+    with pytest.raises(ActorError, match=r"no rollout worker is left: rollout-\d died; got '\d+ restarts'"):
+        faults.around(
+            monkeypatch, Learner, "advantages",
+            after=lambda call: faults.signal("every rollout worker", pids) if call == 1 else None,
+        )  # fmt: skip
+        train(context, "spent")
+    assert faults.injected == ["every rollout worker"]
+
+
+# --- the driver ------------------------------------------------------------------------------------------------------
+
+
+def start_driver(folder: Path) -> subprocess.Popen:
+    code = (
+        "import sys; from pathlib import Path; from fault_lab import fault_recipe; "
+        "from launch.recipe import run_recipe; "
+        "run_recipe(fault_recipe(Path(sys.argv[1])))"
+    )
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "integration")])
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)], env=os.environ | {"PYTHONPATH": paths},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def test_a_driver_killed_with_9_leaves_no_process_and_resumes_to_the_same_bits(
+    undisturbed: SimpleNamespace, tmp_path: Path
+):
+    driver = start_driver(tmp_path)
+    stage = tmp_path / "faults" / "02-rlvr"
+    while not (stage / "checkpoints" / "step_000002").is_dir():
+        assert driver.poll() is None, driver.communicate()[0][-4000:]
+        time.sleep(0.05)
+    family = psutil.Process(driver.pid).children(recursive=True)
+    titles = " ".join(title for process in family for title in process.cmdline())
+    assert all(part in titles for part in ("raylet", "gcs_server", "ray::LearnerRank", "rlsys.verifiers.broker"))
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait(timeout=30)
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert [process.cmdline() for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+    again = start_driver(tmp_path)
+    output, _ = again.communicate(timeout=600)
+    assert again.returncode == 0, output[-4000:]
+    assert "resumed rlvr after batch" in output
+    assert_same_weights(undisturbed.folder, stage)

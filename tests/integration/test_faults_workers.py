@@ -1,0 +1,248 @@
+"""Roster and pump with light actors in place of engines: kills, stops, failures, and what the driver hears of them."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import ray
+from fault_lab import pid_of
+
+from actors.pump import LostGroups, RolloutPump, VerifiedGroup
+from actors.roster import Restarts, Roster
+from rlsys.errors import ActorError
+from rlsys.recipe.cluster import ClusterSettings
+from rlsys.recipe.rollout import SamplingSettings
+from rlsys.types import GroupSummary, Prompt
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+CLUSTER = ClusterSettings(heartbeat_s=0.5, hang_timeout_s=4.0, start_timeout_s=120.0)
+
+
+@ray.remote(num_cpus=0)
+class Sampler:
+    """Answers when it was released, with the prompts' ordinals as rollouts."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.aborted: list[int] = []
+        self.stuck_s = 0.0
+        self.open = asyncio.Event()
+
+    async def release(self) -> None:
+        self.open.set()
+
+    @ray.method(num_returns=2)
+    async def generate(self, prompts: list[Prompt], **_: Any) -> tuple[list[int], list[int]]:
+        self.asked += [prompt.ordinal for prompt in prompts]
+        await self.open.wait()
+        return [], [prompt.ordinal for prompt in prompts]
+
+    async def abort(self, ordinals: list[int], *, tag: str) -> None:
+        self.aborted += ordinals
+
+    async def seen(self) -> tuple[list[int], list[int]]:
+        return self.asked, self.aborted
+
+    async def stall(self, seconds: float) -> None:
+        self.stuck_s = seconds
+
+    async def health(self) -> float:
+        return self.stuck_s
+
+
+@ray.remote(num_cpus=0, concurrency_groups={"health": 1})
+class Verifier:
+    """Verifies at once, or, `hold` given, never."""
+
+    def __init__(self, hold: bool = False) -> None:
+        self._hold = hold
+
+    @ray.method(num_returns=2)
+    def verify(self, prompts: list[Prompt], rollouts: list[int]) -> tuple[list[GroupSummary], list[int]]:
+        while self._hold:
+            time.sleep(0.05)
+        return [GroupSummary(o, (1,), 1, 0, 0, ("stop",), (1.0,), ((),)) for o in rollouts], rollouts
+
+    @ray.method(concurrency_group="health")
+    def health(self) -> float:
+        return 0.0
+
+    @ray.method(concurrency_group="health")
+    def pid(self) -> int:
+        return os.getpid()
+
+
+@ray.remote(num_cpus=0)
+class Broken:
+    """Cannot be built."""
+
+    def __init__(self) -> None:
+        raise RuntimeError("injected")
+
+    def health(self) -> float:
+        return 0.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(
+        address="local", include_dashboard=False, num_cpus=2, log_to_driver=False, logging_level="ERROR",
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.getcwd()])}},
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+def roster(kind: str, create: Callable[[int], Any], *, size: int = 1, join: bool = False, limit: int = 10) -> Roster:
+    def start(slot: int) -> tuple[Any, Any]:
+        handle = create(slot)
+        return handle, handle.health.remote()
+
+    made = Roster(
+        kind, create=start, ask=lambda handle: handle.health.remote(), size=size, cluster=CLUSTER,
+        restarts=Restarts(limit), join=join,
+    )  # fmt: skip
+    made.wait_for_all()
+    return made
+
+
+def make_pump(workers: Roster, verifiers: Roster, **options: Any) -> RolloutPump:
+    def prompt(ordinal: int) -> Prompt:
+        return Prompt(ordinal, str(ordinal), (), np.array([5], np.int32))
+
+    return RolloutPump(
+        workers, verifiers, prompts=prompt, num_samples=1, sampling=SamplingSettings(), seed=0, **options
+    )
+
+
+def poll_for(pump: RolloutPump, count: int) -> list[VerifiedGroup | LostGroups]:
+    found: list[VerifiedGroup | LostGroups] = []
+    deadline = time.monotonic() + 60
+    while len(found) < count:
+        found += pump.poll(timeout_s=1.0)
+        assert time.monotonic() < deadline, found
+    return found
+
+
+def release(workers: Roster) -> None:
+    ray.get([handle.release.remote() for handle in workers])
+
+
+def test_a_killed_workers_groups_are_lost_and_the_others_go_on():
+    workers, verifiers = roster("rollout", lambda slot: Sampler.remote(), size=2, join=True), roster(
+        "verifier", lambda slot: Verifier.remote()
+    )  # fmt: skip
+    workers.serve(workers.built)
+    pump = make_pump(workers, verifiers)
+    pump.start([0, 1, 2, 3])
+    dead = workers.serving[0]
+    os.kill(pid_of(dead.handle), signal.SIGKILL)
+    lost = poll_for(pump, 2)
+    assert sorted(group.ordinals for group in lost if isinstance(group, LostGroups)) == [(0,), (2,)]
+    assert {group.reason for group in lost if isinstance(group, LostGroups)} == {"rollout_worker_died"}
+    assert [member.slot for member in workers.serving] == [1]
+    pump.start([0, 2])
+    release(workers)
+    done = poll_for(pump, 4)
+    assert sorted(g.summary.ordinal for g in done if isinstance(g, VerifiedGroup)) == [0, 1, 2, 3]
+    workers.wait_for_all()
+    assert [member.state for member in workers.built] == ["joining", "serving"], "it has no weights yet"
+    workers.serve(workers.built)
+    assert [member.name for member in workers.serving] == ["rollout-0", "rollout-1"]
+    assert pump.num_running == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_rollouts_of_a_dead_or_hanging_verifier_are_verified_again_and_not_sampled_again(number: int):
+    workers = roster("rollout", lambda slot: Sampler.remote())
+    made: list[Any] = []
+
+    def create(slot: int) -> Any:
+        made.append(Verifier.remote(hold=not made))
+        return made[-1]
+
+    verifiers = roster("verifier", create)
+    pump = make_pump(workers, verifiers)
+    release(workers)
+    pump.start([7])
+    process = psutil.Process(ray.get(made[0].pid.remote()))
+    process.send_signal(number)
+    (group,) = poll_for(pump, 1)
+    assert isinstance(group, VerifiedGroup) and group.summary.ordinal == 7
+    assert ray.get(next(iter(workers)).seen.remote())[0] == [7]
+    assert len(made) == 2
+    assert psutil.wait_procs([process], timeout=30)[1] == [], "the process that hung was not killed"
+
+
+def test_an_engine_without_progress_and_an_idle_death_are_noticed():
+    workers = roster("rollout", lambda slot: Sampler.remote(), size=2)
+    stuck, dead = workers.serving
+    ray.get(stuck.handle.stall.remote(CLUSTER.hang_timeout_s + 1))
+    started = time.monotonic()
+    os.kill(pid_of(dead.handle), signal.SIGKILL)
+    while stuck in workers or dead in workers:
+        workers.beat()
+        ray.wait(workers.starting or [ray.put(0)], timeout=0.1)
+        assert time.monotonic() - started < 30
+    workers.wait_for_all()
+    assert [member.name for member in workers.serving] == ["rollout-0", "rollout-1"]
+
+
+def test_late_groups_are_aborted_by_ordinal():
+    workers, verifiers = (
+        roster("rollout", lambda slot: Sampler.remote()),
+        roster("verifier", lambda slot: Verifier.remote()),
+    )
+    pump = make_pump(workers, verifiers, group_timeout_s=0.5, groups_per_call=2)
+    pump.start([3, 4])
+    worker = next(iter(workers))
+    while ray.get(worker.seen.remote())[0] != [3, 4]:
+        assert pump.num_running == 2
+    (late,) = poll_for(pump, 1)
+    assert isinstance(late, LostGroups)
+    assert (late.ordinals, late.reason, pump.num_running) == ((3, 4), "timeout", 0)
+    assert ray.get(worker.seen.remote())[1] == [3, 4]
+
+
+def test_restarts_are_bounded_and_the_last_death_is_an_error():
+    workers = roster("rollout", lambda slot: Sampler.remote(), size=2, limit=1)
+    first, second = workers.serving
+    workers.lost(first, "died")
+    workers.wait_for_all()
+    workers.lost(second, "died")
+    assert [member.name for member in workers.serving] == ["rollout-0"]
+    with pytest.raises(ActorError, match=r"no rollout worker is left: rollout-0 died; got '1 restarts'"):
+        workers.lost(workers.serving[0], "died")
+
+
+def test_a_place_where_starts_fail_is_given_up():
+    made = 0
+
+    def create(slot: int) -> Any:
+        nonlocal made
+        made += 1
+        return Sampler.remote() if made == 1 else Broken.remote()
+
+    workers = roster("rollout", create)
+    workers.lost(workers.serving[0], "died")
+    with pytest.raises(ActorError, match="no rollout worker is left: rollout-0 could not start"):
+        workers.wait_for_one()
+    assert made == 3
+
+
+def test_fixed_places_take_their_ordinals_in_one_call_each():
+    workers = roster("rollout", lambda slot: Sampler.remote(), size=2)
+    pump = make_pump(workers, roster("verifier", lambda slot: Verifier.remote()), fixed=True)
+    pump.start([0, 1, 2, 3, 5])
+    release(workers)
+    done = poll_for(pump, 5)
+    assert len(done) == 5
+    assert [ray.get(handle.seen.remote())[0] for handle in workers] == [[0, 2], [1, 3, 5]]
