@@ -8,8 +8,8 @@ the lock's holder is a dead process's and can be removed.
 
 import fcntl
 import os
-import sys
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,11 +37,17 @@ def load_cpu_collectives(*, timeout_s: float) -> None:
 
 
 def extensions_folder() -> Path:
-    """Where this interpreter's and this PyTorch's kernels lie: below `$RLSYS_EXTENSIONS_DIR`, else the user's cache."""
+    """Where this environment's kernels lie: below `$RLSYS_EXTENSIONS_DIR`, else the user's cache.
+
+    Paths are part of a build: two environments that shared a folder would compile anew at each turn.
+    """
     import torch
 
+    assert torch.__file__ is not None
+    environment = zlib.crc32(torch.__file__.encode())
+
     root = os.environ.get("RLSYS_EXTENSIONS_DIR") or Path.home() / ".cache" / "rlsys" / "extensions"
-    folder = Path(root) / f"py{sys.version_info.major}{sys.version_info.minor}-torch{torch.__version__}"
+    folder = Path(root) / f"torch{torch.__version__}-{environment:08x}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
