@@ -16,10 +16,10 @@ from typing import Any, TypeAlias
 
 import ray
 import ray.exceptions
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.cluster import reserve
+from actors.cluster import node_resources, reserve
 from actors.groups import Placement
 from actors.learner import Learner
 from actors.reference_model import ReferenceModel
@@ -32,7 +32,7 @@ from rlsys.recipe.recipe import Recipe
 from rlsys.recipe.stages import verifiers_of
 from rlsys.recipe.verifiers import VerifierSettings
 from rlsys.rollouts.sampling_engine_settings import EngineSettings
-from rlsys.scaling.placement import PlacementPlan
+from rlsys.scaling.placement import PlacementPlan, check_fits
 
 RankedModel: TypeAlias = Learner | ValueModel | ReferenceModel
 RANKED: dict[str, type[RankedModel]] = {"learner": Learner, "value": ValueModel, "reference": ReferenceModel}
@@ -56,7 +56,8 @@ class Crew:
             engine = dataclasses.replace(engine, vllm={"enable_prefix_caching": False, **engine.vllm})
         self._recipe, self._plan, self._engine, self._tokenizer = recipe, plan, engine, tokenizer
         self._training: PlacementGroup | None = None
-        self._rollout: list[PlacementGroup] = []
+        self._rollout: dict[int, PlacementGroup] = {}
+        """By place."""
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="crew")
         self._started: dict[str, Future[Any]] = {}
         self._pings: dict[str, list[Any]] = {}
@@ -69,7 +70,8 @@ class Crew:
         Raises:
             PlacementError: there is no room.
         """
-        self._training, self._rollout = reserve(self._plan, timeout_s=self._recipe.cluster.start_timeout_s)
+        self._training, rollout = reserve(self._plan, timeout_s=self._recipe.cluster.start_timeout_s)
+        self._rollout = dict(enumerate(rollout))
         start: dict[str, Callable[[], Any]] = {
             **{kind: lambda kind=kind: self._start_ranks(kind) for kind in RANKED},
             "rollout": self._start_workers,
@@ -104,6 +106,21 @@ class Crew:
     def verifiers(self) -> Roster:
         """`VerifierWorker` actors."""
         return self._wait("verifier")
+
+    def scale(self, *, rollout: int | None, verifier: int | None) -> None:
+        """Has so many workers from now on: new ones start in the background, the last ones leave after their work.
+
+        Raises:
+            PlacementError: the cluster cannot hold them; nothing is changed.
+        """
+        wanted = {"rollout": rollout or self.workers.size, "verifier": verifier or self.verifiers.size}
+        first = {"rollout": self._plan.rollout[0], "verifier": self._plan.verifier[0]}
+        bundles = [
+            dataclasses.replace(first[kind], name=f"{kind}[{slot}]") for kind in wanted for slot in range(wanted[kind])
+        ]
+        check_fits([*self._plan.training, *bundles], node_resources())
+        self.workers.resize(wanted["rollout"])
+        self.verifiers.resize(wanted["verifier"])
 
     # --- groups of ranks that die -------------------------------------------------------------------------------
 
@@ -173,7 +190,7 @@ class Crew:
             else:
                 actors.shutdown()
         self._started.clear()
-        for group in filter(None, (self._training, *self._rollout)):
+        for group in filter(None, (self._training, *self._rollout.values())):
             remove_placement_group(group)
 
     def _wait(self, kind: str) -> Any:
@@ -212,10 +229,13 @@ class Crew:
             self._create_worker,
             size=len(self._plan.rollout),
             join=self._engine.load_format == "dummy",
+            free=self._free_worker,
         )
 
     def _create_worker(self, slot: int) -> tuple[Any, Any]:
-        bundle = self._plan.rollout[slot]
+        bundle = self._plan.rollout[0]  # all are alike
+        if slot not in self._rollout:
+            self._rollout[slot] = placement_group([bundle.resources])  # the actor is pending until there is room
         strategy = PlacementGroupSchedulingStrategy(placement_group=self._rollout[slot], placement_group_bundle_index=0)
         options = {"num_cpus": bundle.cpus, "num_gpus": bundle.gpus, "scheduling_strategy": strategy}
         worker: Any = RolloutWorker.options(**options).remote(self._engine, name=f"rollout-{slot}")
@@ -223,16 +243,19 @@ class Crew:
         waits = self._engine.load_format == "dummy"
         return worker, worker.ready.remote() if waits else worker.commit_version.remote(0)
 
+    def _free_worker(self, slot: int) -> None:
+        remove_placement_group(self._rollout.pop(slot))
+
     def _start_verifiers(self) -> Roster:
         return self._roster("verifier", self._create_verifier, size=len(self._plan.verifier), join=False)
 
     def _create_verifier(self, slot: int) -> tuple[Any, Any]:
-        cpus = self._plan.verifier[slot].cpus
+        cpus = self._plan.verifier[0].cpus
         create: Any = VerifierWorker.options(num_cpus=cpus)  # pyright: ignore[reportAttributeAccessIssue]
         verifier = create.remote(verifier_settings(self._recipe), self._tokenizer)
         return verifier, verifier.stats.remote()
 
-    def _roster(self, kind: str, create: Callable[[int], tuple[Any, Any]], *, size: int, join: bool) -> Roster:
+    def _roster(self, kind: str, create: Callable[[int], tuple[Any, Any]], *, size: int, **options: Any) -> Roster:
         roster = Roster(
             kind,
             create=create,
@@ -240,7 +263,7 @@ class Crew:
             size=size,
             cluster=self._recipe.cluster,
             restarts=self.restarts,
-            join=join,
+            **options,
         )
         roster.wait_for_all()
         return roster

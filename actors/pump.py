@@ -10,7 +10,7 @@ or hang are replaced meanwhile, and chunks wait here while there is nobody to ta
 """
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -104,8 +104,6 @@ class RolloutPump:
         self._groups_per_call = groups_per_call
         self._timeout_s = group_timeout_s
         self._fixed = fixed
-        self._load: Counter[Member] = Counter()
-        """Groups under way, by worker."""
         self._next_verifier = 0
         self._queue: deque[tuple[tuple[int, ...], int | None]] = deque()
         """Ordinals of a call that waits for a worker, and the place of the one that must take it."""
@@ -156,10 +154,10 @@ class RolloutPump:
         """Forgets everything that was started; the workers end the requests. Nothing of it will come through."""
         for chunk in (*self._chunks.values(), *self._unverified):
             self._abort(chunk)
+            _unload(chunk)
         self._queue.clear()
         self._unverified.clear()
         self._chunks.clear()
-        self._load.clear()
 
     def _supervise(self) -> None:
         self._workers.beat()
@@ -179,7 +177,7 @@ class RolloutPump:
                 continue
             prompts = ray.put([self._prompts(ordinal) for ordinal in ordinals])
             generated, rollouts = worker.handle.generate.remote(prompts, **self._request)
-            self._load[worker] += len(ordinals)
+            worker.load += len(ordinals)
             chunk = _Chunk(ordinals, worker, prompts, generated, rollouts, time.monotonic())
             if not self._verify(chunk):
                 self._unverified.append(chunk)
@@ -188,7 +186,7 @@ class RolloutPump:
         serving = self._workers.serving
         if place is not None:
             return next((member for member in serving if member.slot == place), None)
-        return min(serving, key=lambda member: (self._load[member], member.slot), default=None)
+        return min(serving, key=lambda member: (member.load, member.slot), default=None)
 
     def _verify(self, chunk: _Chunk) -> bool:
         verifiers = self._verifiers.serving
@@ -196,6 +194,7 @@ class RolloutPump:
             return False
         chunk.verifier = verifiers[self._next_verifier % len(verifiers)]
         self._next_verifier += 1
+        chunk.verifier.load += len(chunk.ordinals)
         chunk.num_verifications += 1
         chunk.verified, chunk.experiences = chunk.verifier.handle.verify.remote(
             chunk.prompts, chunk.rollouts, **self._verify_options
@@ -208,7 +207,7 @@ class RolloutPump:
             summaries = ray.get(chunk.verified, timeout=0)
         except ray.exceptions.RayError as error:
             return self._not_verified(chunk, error)
-        self._load[chunk.worker] -= len(chunk.ordinals)
+        _unload(chunk)
         seconds = time.monotonic() - chunk.started
         return [
             VerifiedGroup(summary, GroupReference(chunk.experiences, index), seconds)
@@ -218,13 +217,13 @@ class RolloutPump:
     def _not_verified(self, chunk: _Chunk, error: ray.exceptions.RayError) -> list[VerifiedGroup | LostGroups]:
         sampling = _error_of(chunk.generated)
         if isinstance(sampling, ray.exceptions.RayActorError):
-            del self._load[chunk.worker]
+            _unload(chunk)
             self._workers.lost(chunk.worker, "died")
             return [LostGroups(chunk.ordinals, "rollout_worker_died", sampling)]
         if isinstance(sampling, ray.exceptions.RayTaskError):
             if isinstance(sampling.cause, ValueError):  # a prompt's own fault
                 raise _user_error(sampling) from sampling
-            del self._load[chunk.worker]
+            _unload(chunk)
             self._workers.lost(chunk.worker, f"failed ({sampling.cause!r})")
             return [LostGroups(chunk.ordinals, "rollout_worker_failed", sampling)]
         if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(error.cause, ray.exceptions.RayError):
@@ -237,7 +236,7 @@ class RolloutPump:
                 self._unverified.append(chunk)
                 self._place()
                 return []
-        self._load[chunk.worker] -= len(chunk.ordinals)
+        _unload(chunk)
         return [LostGroups(chunk.ordinals, "verifier_died" if died else "rollouts_lost", error)]
 
     def _take_late(self) -> list[VerifiedGroup | LostGroups]:
@@ -249,7 +248,7 @@ class RolloutPump:
             if chunk in self._unverified:
                 self._unverified.remove(chunk)
             self._abort(chunk)
-            self._load[chunk.worker] -= len(chunk.ordinals)
+            _unload(chunk)
             error = ActorError(f"groups {chunk.ordinals} did not come through", value=f"{self._timeout_s:g} s")
             done.append(LostGroups(chunk.ordinals, "timeout", error))
         return done
@@ -257,6 +256,12 @@ class RolloutPump:
     def _abort(self, chunk: _Chunk) -> None:
         if chunk.worker in self._workers:
             chunk.worker.handle.abort.remote(chunk.ordinals, tag=self._request["tag"])
+
+
+def _unload(chunk: _Chunk) -> None:
+    """The work that its members were given for it is over, however it ended."""
+    for member in filter(None, (chunk.worker, chunk.verifier)):
+        member.load -= len(chunk.ordinals)
 
 
 def _error_of(ref: Any) -> Exception | None:

@@ -1,8 +1,10 @@
 """Actors of one kind that work alone and are replaced when they die or hang: rollout workers, verifier workers.
 
-    starting --built--> joining --weights--> serving        only serving members are given work
+    starting --built--> joining --weights--> serving --fewer places--> leaving --work done--> ended
        ^                   |                    |
        '----- another ---- dead, failed or hung <'          a bounded number of times, in the same place
+
+Only serving members are given work.
 
 Whoever waits for these actors' work calls `beat` meanwhile; between two heartbeats that costs microseconds. A death is
 noticed when a heartbeat or a piece of work fails (seconds), a hang when a heartbeat stays away for `hang_timeout_s`.
@@ -50,7 +52,9 @@ class Member:
     """Reference that is there when the actor is built."""
     since: float
     """When the actor was created."""
-    state: Literal["starting", "joining", "serving"] = "starting"
+    state: Literal["starting", "joining", "serving", "leaving"] = "starting"
+    load: int = 0
+    """Groups under way there; whoever gives and takes back work counts them."""
     failed_starts: int = 0
     heartbeat: Any = None
     """Reference of the heartbeat that was asked for, None while none is under way."""
@@ -68,6 +72,7 @@ class Roster:
         cluster: intervals and deadlines.
         restarts: what is left to spend.
         join: whether a new member waits for weights before it serves.
+        free: gives a place's resources back when it is taken away.
     """
 
     def __init__(
@@ -80,10 +85,11 @@ class Roster:
         cluster: ClusterSettings,
         restarts: Restarts,
         join: bool,
+        free: Callable[[int], None] = lambda slot: None,
     ) -> None:
         self.kind = kind
         self.size = size
-        self._create, self._ask = create, ask
+        self._create, self._ask, self._free = create, ask, free
         self._cluster, self._restarts = cluster, restarts
         self._built_state: Literal["joining", "serving"] = "joining" if join else "serving"
         self._last_beat = time.monotonic()
@@ -116,7 +122,8 @@ class Roster:
     def serve(self, members: Sequence[Member]) -> None:
         """These have weights now."""
         for member in members:
-            member.state = "serving"
+            if member.state == "joining":
+                member.state = "serving"
 
     def beat(self) -> None:
         """Takes note of members that were built, and asks for heartbeats when they are due.
@@ -127,11 +134,28 @@ class Roster:
         now = time.monotonic()
         for member in [member for member in self._members if member.state == "starting"]:
             self._check_start(member, now)
+        for member in [member for member in self._members if member.state == "leaving" and not member.load]:
+            self._end(member)
         if now - self._last_beat < min(self._cluster.heartbeat_s, self._cluster.hang_timeout_s / 2):
             return
         self._last_beat = now
         for member in self.built:
             self._check_heartbeat(member, now)
+
+    def resize(self, size: int) -> None:
+        """Has as many places from now on: new members start, and the last ones leave when their work is done."""
+        for slot in range(self.size, size):
+            leaving = next((member for member in self._members if member.slot == slot), None)
+            if leaving is None:
+                self._members.append(self._new(slot))
+            else:
+                leaving.state = "serving"
+        for member in [member for member in self._members if member.slot >= size]:
+            if member.state == "serving":
+                member.state = "leaving"
+            elif member.state != "leaving":
+                self._end(member)
+        self.size = size
 
     def lost(self, member: Member, why: str) -> None:
         """Ends a member that died, failed or hangs, and starts another in its place. Harmless for one replaced already.
@@ -140,6 +164,10 @@ class Roster:
             ActorError: no member is left, and none can be started.
         """
         if member not in self._members:
+            return
+        if member.state == "leaving":
+            print(f"{member.name} {why}; it was to leave", flush=True)
+            self._end(member)
             return
         ray.kill(member.handle)
         self._members.remove(member)
@@ -202,6 +230,11 @@ class Roster:
         for member in self._members:
             ray.kill(member.handle)
         self._members = []
+
+    def _end(self, member: Member) -> None:
+        ray.kill(member.handle)
+        self._members.remove(member)
+        self._free(member.slot)
 
     def _new(self, slot: int) -> Member:
         handle, ready = self._create(slot)

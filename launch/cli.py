@@ -12,6 +12,7 @@ COMMANDS = {
     "run": "launch.run",
     "evaluate": "launch.evaluate",
     "submit": "launch.submit",
+    "scale": "launch.scale",
     "doctor": "launch.doctor",
     "verify": "launch.verify",
     "data": "launch.data",

@@ -36,6 +36,7 @@ from rlsys.recipe.stages import (
 )
 from rlsys.rollouts.sampling_engine_settings import EngineSettings
 from rlsys.scaling.placement import placement_plan
+from rlsys.scaling.scale_request import forget_requests
 from rlsys.telemetry.console import ConsoleTracker
 from rlsys.telemetry.report import write_report
 from rlsys.telemetry.trace import TraceFile
@@ -103,6 +104,7 @@ def run_recipe(recipe: Recipe, *, resume: str = "auto", from_stage: str | None =
             print("the recipe has changed since the last start:", *folder.recipe_changes, sep="\n  ", flush=True)
         if from_stage is not None:
             folder.set_aside_from(labels.index(from_stage) + 1)
+        forget_requests(folder.path)
         results: dict[str, dict[str, Any]] = {}
         with running(recipe, folder.path) as context:
             start_up_s = time.perf_counter() - started

@@ -57,6 +57,7 @@ def wait_for_groups(run: RlvrRun) -> None:
         error = ActorError(f"ranks of {', '.join(fallen)} died while they had nothing to do")
         replace_reference(run, error)
     run.context.reinforce()
+    run.scale_if_asked()
     absorb(run, run.pump.poll(timeout_s=POLL_S))
 
 
@@ -69,6 +70,7 @@ def train_on(run: RlvrRun, batch: Batch) -> None:
     while not update.done:
         absorb(run, run.pump.poll(timeout_s=POLL_S, until=update.refs))
         run.start_admitted()  # with max_staleness >= 1 the next batch is sampled meanwhile
+        run.scale_if_asked()
         update.advance()
     ledger.trained(batch, step)
     with context.timed("publish", seconds):

@@ -18,13 +18,14 @@ from launch.rlvr_update import shuffled_rewards
 from rlsys.algorithms.step_guard import StepGuard
 from rlsys.checkpoint.background import BackgroundCommitter
 from rlsys.checkpoint.chain_file import ChainFile
-from rlsys.errors import ActorError
+from rlsys.errors import ActorError, RlsysError
 from rlsys.recipe.stages import RlvrStage
 from rlsys.rollouts.experience_buffer import BufferedGroup, ExperienceBuffer
 from rlsys.rollouts.ledger import Ledger
 from rlsys.rollouts.ledger_records import Batch
 from rlsys.rollouts.prompt_stream import hash_integers
 from rlsys.rollouts.summary_metrics import failed_verdict_frac, rollout_metrics, staleness_metrics
+from rlsys.scaling.scale_request import ScaleRequests
 from rlsys.weights.publisher import PublicationReport
 
 MAX_LOSSES_IN_A_ROW = 10
@@ -48,6 +49,7 @@ class RlvrRun:
     development: list[EvaluationSet]
     beginning: dict[str, Any]
     """The tracker's position before the stage's first batch."""
+    scale_requests: ScaleRequests
     num_rollbacks: int = 0
     best_score: float = -math.inf
     best_step: int = 0
@@ -72,6 +74,23 @@ class RlvrRun:
         if not (self.context.recipe.deterministic and self.pump.num_running):
             self.pump.start(self.ledger.admit())
 
+    def scale_if_asked(self) -> None:
+        """Adds workers, or lets some leave, as `rlsys scale` asks; new ones join at the next publication."""
+        request = self.scale_requests.new()
+        if request is None:
+            return
+        crew = self.context.crew
+        try:
+            if self.context.recipe.deterministic:
+                raise RlsysError("a deterministic run keeps its workers", fix="set deterministic = false")
+            crew.scale(rollout=request.rollout, verifier=request.verifier)
+        except RlsysError as error:
+            self.scale_requests.answer(request, accepted=False, text=str(error))
+        else:
+            text = f"{crew.workers.size} rollout workers from the next publication on, {crew.verifiers.size} verifiers"
+            print(f"asked to scale: {text}", flush=True)
+            self.scale_requests.answer(request, accepted=True, text=text)
+
     def control(self, batch: Batch, groups: Sequence[BufferedGroup[GroupReference]]) -> list[GroupReference]:
         """The references to train on: with `shuffle_rewards`, those of the control experiment."""
         if not self.settings.shuffle_rewards:
@@ -95,6 +114,7 @@ class RlvrRun:
         metrics = rollout_metrics(summaries) | staleness_metrics(summaries, batch.index, num_dropped=dropped) | update
         metrics["policy/canary_gap"] = publication.canary_gap
         metrics["perf/rollbacks"] = self.num_rollbacks
+        metrics["perf/rollout_workers"] = len(self.context.crew.workers.serving)
         metrics |= {f"perf/restarts/{kind}": n for kind, n in self.context.crew.restarts.counts.items()}
         metrics["rollout/lost_groups"] = self.ledger.counters["failed"]
         metrics["perf/samples_per_s"] = sum(len(s.lengths) for s in summaries) / self._elapsed_s()

@@ -21,6 +21,7 @@ from rlsys.rollouts.experience_buffer import ExperienceBuffer
 from rlsys.rollouts.ledger import Ledger
 from rlsys.rollouts.ledger_records import LedgerSettings
 from rlsys.rollouts.prompt_stream import PromptStream
+from rlsys.scaling.scale_request import ScaleRequests
 
 
 def set_up(context: RunContext, stage: StageContext) -> RlvrRun:
@@ -33,6 +34,7 @@ def set_up(context: RunContext, stage: StageContext) -> RlvrRun:
         stage=stage,
         settings=settings,
         beginning=stage_beginning(stage),
+        scale_requests=ScaleRequests(context.folder),
         ledger=Ledger(ledger_settings(settings)),
         buffer=ExperienceBuffer(),
         pump=_pump(context, settings, stream),

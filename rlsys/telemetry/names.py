@@ -37,6 +37,7 @@ METRICS: dict[str, str] = {
     "skipped/<reason>": "steps not applied to the weights, since the start of the stage",
     "perf/{tokens_per_s,samples_per_s}": "trained response tokens and responses per second of wall time",
     "perf/restarts/<kind>": "actors of the kind that were started again, since the start of the process",
+    "perf/rollout_workers": "rollout workers that were given work at the end of the step",
     "perf/rollbacks": "returns of the stage to its last checkpoint, since the start of the process",
     "rollout/lost_groups": "groups lost with their worker or verifier, or late, since the start of the stage",
     "perf/{mfu,peak_mem_gib}": "model FLOP utilisation of the learner; peak memory of its busiest rank, GiB",

@@ -4,6 +4,7 @@ One cluster for all of it. With `deterministic`, a run that lost its learner, va
 the very bits of one that was left alone, and of a straight loop without ledger, pump, buffer or supervision.
 """
 
+import fcntl
 import json
 import os
 import signal
@@ -34,7 +35,8 @@ from launch.recipe import run_world, running, stage_context
 from launch.rlvr import run_rlvr
 from launch.rlvr_setup import load_models, prompt_stream
 from rlsys.algorithms.schedule import learning_rate
-from rlsys.errors import ActorError
+from rlsys.checkpoint.run_folder import LOCK
+from rlsys.errors import ActorError, PlacementError
 from rlsys.recipe.rollout import SamplingSettings
 from rlsys.recipe.stages import CheckpointSettings, RlvrStage
 from rlsys.rollouts.experience_buffer import balance
@@ -214,6 +216,45 @@ def test_workers_are_replaced_while_training_goes_on(context: RunContext, monkey
     assert run.rows[-1]["rollout/lost_groups"] > 0
     assert run.rows[-1]["perf/rollbacks"] == 0
     assert max(row["staleness/max_steps"] for row in run.rows) <= 1
+
+
+def test_workers_are_added_to_a_live_run_and_taken_away(context: RunContext, monkeypatch):
+    """`rlsys scale`, twice: a third worker joins at a publication, and later two leave, with no group lost."""
+    monkeypatch.setattr(context, "recipe", context.recipe.model_copy(update={"deterministic": False}))
+    crew, asked, faults = context.crew, [], Faults()
+    crew.workers.wait_for_all()
+
+    def scale(number: int) -> None:
+        command = [sys.executable, "-m", "launch.cli", "scale", str(context.folder), "--rollout-workers", str(number)]
+        asked.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT))
+
+    def before(version: int) -> None:
+        if version in (2, 8):
+            scale(3 if version == 2 else 1)
+        if version == 6:
+            crew.workers.wait_for_all()
+
+    with (context.folder / LOCK).open("w") as lock:  # `run_recipe` holds it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        faults.around(monkeypatch, RunContext, "publish", before=lambda n: before(n - 1))
+        run = train(context, "scaled", max_staleness=1, batches=14, checkpoint=CheckpointSettings(every=0))
+    answers = [process.communicate(timeout=60)[0] for process in asked]
+    assert [process.returncode for process in asked] == [0, 0], answers
+    assert [answer.split(" from ")[0] for answer in answers] == ["3 rollout workers", "1 rollout workers"]
+    workers = [int(row["perf/rollout_workers"]) for row in run.rows]
+    assert workers == sorted(workers[:7]) + sorted(workers[7:], reverse=True)
+    assert (workers[0], workers[6], workers[-1]) == (2, 3, 1)
+    assert_whole(run)
+    assert run.rows[-1]["rollout/lost_groups"] == 0
+    assert len(pids_of("RolloutWorker")) == 1
+    crew.scale(rollout=2, verifier=None)
+    crew.workers.wait_for_all()
+
+
+def test_a_scale_that_the_cluster_cannot_hold_changes_nothing(context: RunContext):
+    with pytest.raises(PlacementError, match=r"no room for rollout\["):
+        context.crew.scale(rollout=10_000, verifier=None)
+    assert context.crew.workers.size == 2
 
 
 def test_idle_workers_that_die_or_hang_are_noticed(context: RunContext):
