@@ -1,7 +1,9 @@
 # make install     .venv with what is pinned for this machine, and .venv/bin/rlsys
 # make quickstart  install, then the whole recipe on this machine's CPU (about 8 minutes), ending with a table
 # make test        install with test tools, then lint, types and tests (at most 25 minutes on two cores)
-.PHONY: install install-test quickstart test lint lock help
+# make faults      the published fault matrix on real processes (at most 90 minutes); docs/faults.md is its table
+# make soak        half an hour of training under random kills
+.PHONY: install install-test quickstart test faults soak lint lock help
 
 help:
 	@grep '^# make' Makefile | cut -c3-
@@ -24,6 +26,12 @@ lint: install-test
 test: lint
 	.venv/bin/python -m pytest -n 2 -q tests/unit tests/real_data $(ARGS)
 	.venv/bin/python -m pytest -q tests/integration $(ARGS)
+
+faults: install-test
+	.venv/bin/python -m pytest -q -m faults tests/integration $(ARGS)
+
+soak: install-test
+	.venv/bin/python -m pytest -q -s -m soak tests/integration $(ARGS)
 
 lock: install-test
 	.venv/bin/python requirements/lock.py

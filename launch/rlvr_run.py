@@ -13,6 +13,7 @@ from actors.data_tasks import write_rollouts
 from actors.pump import LostGroups, RolloutPump
 from actors.shards import GroupReference
 from launch.context import RunContext, StageContext
+from launch.driver_metrics import driver_metrics
 from launch.evaluation import EvaluationSet, evaluate
 from launch.rlvr_update import shuffled_rewards
 from rlsys.algorithms.step_guard import StepGuard
@@ -117,6 +118,7 @@ class RlvrRun:
         metrics["perf/rollout_workers"] = len(self.context.crew.workers.serving)
         metrics |= {f"perf/restarts/{kind}": n for kind, n in self.context.crew.restarts.counts.items()}
         metrics["rollout/lost_groups"] = self.ledger.counters["failed"]
+        metrics |= driver_metrics()
         metrics["perf/samples_per_s"] = sum(len(s.lengths) for s in summaries) / self._elapsed_s()
         metrics["perf/tokens_per_s"] = sum(sum(s.lengths) for s in summaries) / self._elapsed_s()
         if failed_verdict_frac(summaries) > self.settings.verifiers.alarm_failed_frac:

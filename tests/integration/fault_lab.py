@@ -1,16 +1,28 @@
 """A small RLVR run to break: its recipe, and the faults."""
 
+import json
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import psutil
 import ray
+from safetensors.numpy import load_file
 
+from launch.context import RunContext
+from launch.recipe import run_world, running, stage_context
+from launch.rlvr import run_rlvr
 from rlsys.recipe.load import load_recipe
 from rlsys.recipe.recipe import Recipe
+from rlsys.telemetry.tracker import read_metrics
 
 ROOT = Path(__file__).parents[2]
 RECIPE = f"""
@@ -76,6 +88,70 @@ def fault_recipe(folder: Path, *overrides: str) -> Recipe:
     return load_recipe(path, [f'runs="{folder}"', *overrides])
 
 
+@contextmanager
+def fault_context(folder: Path, *overrides: str) -> Iterator[RunContext]:
+    """The recipe's cluster and actors, its tiny world written."""
+    recipe = fault_recipe(folder, *overrides)
+    with running(recipe, folder / "run") as context:
+        world = recipe.stage[0]
+        with stage_context(context, world, context.folder / "01-world") as stage:
+            run_world(context, stage)
+        context.done(world, context.folder / "01-world")
+        yield context
+
+
+def train(context: RunContext, name: str, **changes: Any) -> SimpleNamespace:
+    """Runs the RLVR stage in a folder of its own."""
+    settings = context.recipe.stage[1].model_copy(update={"name": name, **changes})
+    folder = context.folder / name
+    folder.mkdir(exist_ok=True)
+    with stage_context(context, settings, folder) as stage:
+        summary = run_rlvr(context, stage)
+    rows = [row for row in read_metrics(context.folder / "metrics.jsonl") if row["stage"] == name]
+    return SimpleNamespace(summary=summary, rows=rows, ends=read_ends(folder), folder=folder, settings=settings)
+
+
+def read_ends(folder: Path) -> list[Any]:
+    """How ordinals ended: `[ordinal, kind, detail]`."""
+    return [json.loads(line) for line in (folder / "ends.jsonl").read_text().splitlines()]
+
+
+def assert_whole(run: SimpleNamespace) -> None:
+    """Every step once, and every ordinal below the batches' count trained on once."""
+    assert [row["step"] for row in run.rows] == list(range(1, run.settings.batches + 1))
+    trained = [ordinal for ordinal, kind, _ in run.ends if kind == "trained"]
+    assert len(trained) == len(set(trained)) == run.settings.batches * run.settings.batch_groups
+    assert {kind for _, kind, _ in run.ends} == {"trained"}
+    assert max(row["policy/canary_gap"] for row in run.rows) < 1e-4
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    """The exported models of two stages, bit for bit."""
+    first, second = load_file(one / "hf" / "model.safetensors"), load_file(other / "hf" / "model.safetensors")
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+def start_driver(folder: Path, *, inject: str = "", overrides: Sequence[str] = ()) -> subprocess.Popen:
+    """A driver of its own that runs the whole recipe in `folder`.
+
+    Args:
+        folder: of the runs.
+        inject: statements executed first, with everything of this module at hand.
+        overrides: of the recipe.
+    """
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom fault_lab import *\nfrom launch.recipe import run_recipe\n"
+        f"{inject}\nrun_recipe(fault_recipe(Path(sys.argv[1]), *sys.argv[2:]))"
+    )
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "integration")])
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(folder), *overrides], env=os.environ | {"PYTHONPATH": paths},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
 def pid_of(handle: Any) -> int:
     """The process of an actor that is not busy."""
     return ray.get(handle.__ray_call__.remote(lambda self: os.getpid()), timeout=60)
@@ -100,6 +176,22 @@ def raise_in_steps(worker: Any) -> None:
         self._loop._engine.step = step
 
     ray.get(worker.__ray_call__.remote(spoil), timeout=60)
+
+
+def slow_down(actor: Any, method: str, seconds: float) -> None:
+    """From now on each step of a worker's or rank's engine takes so much longer."""
+
+    def spoil(self: Any, method: str, seconds: float) -> None:
+        engine = self._loop._engine if hasattr(self, "_loop") else self.engine
+        original = getattr(engine, method)
+
+        def slow(*args: Any, **kwargs: Any) -> Any:
+            time.sleep(seconds)
+            return original(*args, **kwargs)
+
+        setattr(engine, method, slow)
+
+    ray.get(actor.__ray_call__.remote(spoil, method, seconds), timeout=60)
 
 
 class Faults:

@@ -5,7 +5,6 @@ the very bits of one that was left alone, and of a straight loop without ledger,
 """
 
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -15,14 +14,23 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import ray
-from fault_lab import ROOT, Faults, fault_recipe, pid_of, pids_of, raise_in_steps
-from safetensors.numpy import load_file
+from fault_lab import (
+    ROOT,
+    Faults,
+    assert_same_weights,
+    assert_whole,
+    fault_context,
+    pid_of,
+    pids_of,
+    raise_in_steps,
+    start_driver,
+    train,
+)
 
 from actors.groups import ModelGroup
 from actors.learner import Learner
@@ -31,8 +39,6 @@ from actors.pump import LostGroups, RolloutPump
 from actors.reference_model import ReferenceModel
 from actors.shards import GroupReference, ShardReference
 from launch.context import RunContext
-from launch.recipe import run_world, running, stage_context
-from launch.rlvr import run_rlvr
 from launch.rlvr_setup import load_models, prompt_stream
 from rlsys.algorithms.schedule import learning_rate
 from rlsys.checkpoint.run_folder import LOCK
@@ -41,7 +47,6 @@ from rlsys.recipe.rollout import SamplingSettings
 from rlsys.recipe.stages import CheckpointSettings, RlvrStage
 from rlsys.rollouts.experience_buffer import balance
 from rlsys.rollouts.prompt_stream import hash_integers
-from rlsys.telemetry.tracker import read_metrics
 from rlsys.types import Prompt
 from rlsys.weights.publisher import PublicationSettings
 
@@ -50,42 +55,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory) -> Iterator[RunContext]:
-    folder = tmp_path_factory.mktemp("faults")
-    recipe = fault_recipe(folder)
-    with running(recipe, folder / "run") as context:
-        world = recipe.stage[0]
-        with stage_context(context, world, context.folder / "01-world") as stage:
-            run_world(context, stage)
-        context.done(world, context.folder / "01-world")
+    with fault_context(tmp_path_factory.mktemp("faults")) as context:
         yield context
-
-
-def train(context: RunContext, name: str, **changes: Any) -> SimpleNamespace:
-    """Runs the RLVR stage in a folder of its own."""
-    settings = context.recipe.stage[1].model_copy(update={"name": name, **changes})
-    folder = context.folder / name
-    folder.mkdir()
-    with stage_context(context, settings, folder) as stage:
-        summary = run_rlvr(context, stage)
-    rows = [row for row in read_metrics(context.folder / "metrics.jsonl") if row["stage"] == name]
-    ends = [json.loads(line) for line in (folder / "ends.jsonl").read_text().splitlines()]
-    return SimpleNamespace(summary=summary, rows=rows, ends=ends, folder=folder, settings=settings)
-
-
-def assert_whole(run: SimpleNamespace) -> None:
-    """Every step once, and every ordinal below the batches' count trained on once."""
-    assert [row["step"] for row in run.rows] == list(range(1, run.settings.batches + 1))
-    trained = [ordinal for ordinal, kind, _ in run.ends if kind == "trained"]
-    assert len(trained) == len(set(trained)) == run.settings.batches * run.settings.batch_groups
-    assert {kind for _, kind, _ in run.ends} == {"trained"}
-    assert max(row["policy/canary_gap"] for row in run.rows) < 1e-4
-
-
-def assert_same_weights(one: Path, other: Path) -> None:
-    first, second = load_file(one / "hf" / "model.safetensors"), load_file(other / "hf" / "model.safetensors")
-    assert first.keys() == second.keys()
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
 # --- straight loop ---------------------------------------------------------------------------------------------------
@@ -315,19 +286,6 @@ def test_a_run_whose_restarts_are_spent_ends_with_one_error(context: RunContext,
 
 
 # --- the driver ------------------------------------------------------------------------------------------------------
-
-
-def start_driver(folder: Path) -> subprocess.Popen:
-    code = (
-        "import sys; from pathlib import Path; from fault_lab import fault_recipe; "
-        "from launch.recipe import run_recipe; "
-        "run_recipe(fault_recipe(Path(sys.argv[1])))"
-    )
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "integration")])
-    return subprocess.Popen(
-        [sys.executable, "-c", code, str(folder)], env=os.environ | {"PYTHONPATH": paths},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
 
 
 def test_a_driver_killed_with_9_leaves_no_process_and_resumes_to_the_same_bits(

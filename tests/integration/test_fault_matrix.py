@@ -1,0 +1,380 @@
+"""The published matrix: fault x component x moment -> outcome. `make faults` runs it; docs/faults.md has it as a table.
+
+Every cell injects one fault into a run of four batches on one shared cluster, and says how the run must end: whole,
+with the restarts that it names and no others, or with one error that names what happened. A cell that waits in silence
+fails by its time limit.
+"""
+
+import random
+import re
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+from fault_lab import (
+    ROOT,
+    Faults,
+    assert_same_weights,
+    assert_whole,
+    fault_context,
+    pid_of,
+    raise_in_steps,
+    read_ends,
+    slow_down,
+    start_driver,
+    train,
+)
+
+from actors.groups import ModelGroup
+from actors.learner import Learner
+from actors.publication import RayEngine
+from actors.pump import RolloutPump
+from launch.context import RunContext
+from launch.rlvr_run import RlvrRun
+from launch.rlvr_update import Update
+from rlsys.errors import RlsysError
+
+pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(600)]
+
+MOMENTS: dict[str, tuple[type, str, str, int]] = {
+    "idle": (RlvrRun, "flush_trace", "after", 2),
+    "sampling": (RolloutPump, "poll", "before", 3),
+    "scoring": (Update, "_submit_scores", "after", 2),
+    "update": (Learner, "train_policy", "after", 2),
+    "publication": (RayEngine, "receive_weights", "after", 3),  # two engines: the first of version 1
+    "checkpoint": (ModelGroup, "save", "after", 1),
+}
+"""Where the fault is injected: around which call of the driver. What is called there is under way after it."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fault."""
+
+    fault: str
+    component: str
+    moment: str
+    restarts: str = ""
+    """Kinds of actors that are started again, once each; none in a run that shrugs the fault off."""
+    error: str = ""
+    """Pattern of the error that ends the run, where it cannot go on."""
+
+    @property
+    def name(self) -> str:
+        """Of the test."""
+        return f"{self.fault}-{self.component}-{self.moment}".replace(" ", "_")
+
+    @property
+    def outcome(self) -> str:
+        """In the table's words."""
+        if self.error:
+            return "stopped with an error"
+        if not self.restarts:
+            return "goes on"
+        ranks = {"learner", "value"} & set(self.restarts.split())
+        return f"back to the last checkpoint, {self.restarts} restarted" if ranks else f"{self.restarts} replaced"
+
+
+CELLS = [
+    *(
+        Cell("SIGKILL", "rollout worker", moment, "rollout")
+        for moment in ("idle", "sampling", "update", "publication", "checkpoint")
+    ),
+    Cell("SIGSTOP", "rollout worker", "sampling", "rollout"),
+    Cell("SIGSTOP", "rollout worker", "publication", "rollout"),
+    Cell("exception", "rollout worker", "sampling", "rollout"),
+    Cell("slow 100x", "rollout worker", "sampling"),
+    *(Cell("SIGKILL", "verifier worker", moment, "verifier") for moment in ("idle", "sampling", "update")),
+    Cell("SIGSTOP", "verifier worker", "sampling", "verifier"),
+    Cell("SIGKILL", "verifier's pool", "sampling"),
+    *(
+        Cell("SIGKILL", f"learner rank {rank}", moment, "learner")
+        for rank, moments in ((0, ("scoring", "update", "publication")), (1, tuple(MOMENTS)))
+        for moment in moments
+    ),
+    Cell("SIGSTOP", "learner rank 1", "update", "learner"),
+    Cell("SIGSTOP", "learner rank 1", "checkpoint", "learner"),
+    Cell("SIGSTOP", "learner rank 0", "publication", "learner"),
+    Cell("exception", "learner rank 0", "scoring", "learner"),
+    Cell("slow 100x", "learner rank 1", "scoring"),
+    *(Cell("SIGKILL", "value rank", moment, "value") for moment in ("idle", "scoring", "update", "checkpoint")),
+    Cell("SIGSTOP", "value rank", "update", "value"),
+    Cell("exception", "value rank", "scoring", error=r"value\[0\] in train_value.*failed.*injected"),
+    *(Cell("SIGKILL", "reference", moment, "reference") for moment in ("idle", "sampling", "scoring")),
+    Cell("SIGSTOP", "reference", "scoring", "reference"),
+]
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory) -> Iterator[RunContext]:
+    folder = tmp_path_factory.mktemp("matrix")
+    overrides = (
+        "deterministic=false", "cluster.learner_ranks=2", "cluster.max_restarts=1000",
+        "cluster.operation_timeout_s=60.0", "rlvr.max_staleness=1", "rlvr.batches=4",
+    )  # fmt: skip
+    with fault_context(folder, *overrides) as context:
+        yield context
+
+
+def handles_of(context: RunContext, component: str) -> list[Any]:
+    """The actor that a fault is for."""
+    crew = context.crew
+    match component.split():
+        case ["rollout", "worker"]:
+            return [crew.workers.built[0].handle]
+        case ["verifier", "worker"] | ["verifier's", "pool"]:
+            return [crew.verifiers.built[0].handle]
+        case ["learner", "rank", rank]:
+            return [crew.learner.ranks.handles[int(rank)]]
+        case ["value", "rank"]:
+            return [crew.value.ranks.handles[0]]
+        case _:
+            return [crew.reference.ranks.handles[0]]
+
+
+def injection(context: RunContext, cell: Cell, faults: Faults) -> Callable[[], None]:
+    """Who is to be hit is asked before the run; at the moment itself an actor may be too busy to answer."""
+    (handle,) = handles_of(context, cell.component)
+    name = f"{cell.fault} {cell.component} {cell.moment}"
+    if cell.fault in ("SIGKILL", "SIGSTOP"):
+        process = psutil.Process(pid_of(handle))
+
+        def send() -> None:
+            pids = [process.pid]
+            if cell.component == "verifier's pool":
+                pids = [child.pid for child in process.children(recursive=True)]
+                assert pids
+            faults.signal(name, pids, signal.Signals[cell.fault])
+
+        return send
+
+    def spoil() -> None:
+        if cell.component == "rollout worker":
+            (raise_in_steps if cell.fault == "exception" else lambda each: slow_down(each, "step", 0.3))(handle)
+        elif cell.fault == "exception":
+            ray.get(handle.__ray_call__.remote(raise_in_training), timeout=60)
+        else:
+            slow_down(handle, "train_step", 3.0)
+        faults.injected.append(name)
+
+    return spoil
+
+
+def raise_in_training(rank: Any) -> None:
+    """From now on every optimizer step fails, until another model is loaded."""
+
+    def train_step(*_: Any, **__: Any) -> None:
+        raise RuntimeError("injected")
+
+    rank.engine.train_step = train_step
+
+
+@pytest.mark.parametrize(
+    "cell", CELLS, ids=lambda cell: f"{cell.fault}-{cell.component}-{cell.moment}".replace(" ", "_")
+)
+def test_the_outcome_is_the_published_one(context: RunContext, monkeypatch, cell: Cell):
+    faults, crew = Faults(), context.crew
+    crew.workers.wait_for_all()
+    crew.verifiers.wait_for_all()
+    hit = injection(context, cell, faults)
+    owner, method, when, number = MOMENTS[cell.moment]
+    faults.around(monkeypatch, owner, method, **{when: lambda call: hit() if call == number else None})
+    before = Counter(crew.restarts.counts)
+    name = f"cell-{CELLS.index(cell)}"
+    if cell.error:
+        with pytest.raises(RlsysError) as stopped:
+            train(context, name)
+        assert re.search(cell.error, str(stopped.value), re.DOTALL), str(stopped.value)
+    else:
+        assert_whole(train(context, name))
+    assert len(faults.injected) == 1
+    assert Counter(crew.restarts.counts) - before == Counter(cell.restarts.split())
+
+
+def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_before(context: RunContext):
+    """The stage's folder is a file system of its own, which has room for one checkpoint and not for two."""
+    folder = context.folder / "full"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=7m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        with pytest.raises(RlsysError, match=r"No space left|cannot be written|writing file"):
+            train(context, "full")
+        left = sorted(path.name for path in (folder / "checkpoints").iterdir() if not path.name.startswith("."))
+        assert left == ["step_000002"]
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_damaged_checkpoint_is_passed_over_in_a_rollback(context: RunContext, monkeypatch, capsys):
+    faults = Faults()
+    process = psutil.Process(pid_of(context.crew.learner.ranks.handles[1]))
+    folder = context.folder / "damaged" / "checkpoints" / "step_000004"
+
+    def in_update(call: int) -> None:
+        if call != 5:
+            return
+        deadline = time.monotonic() + 60
+        while not folder.is_dir():
+            assert time.monotonic() < deadline
+        target = max(folder.rglob("*optim_states.pt"), key=lambda path: path.stat().st_size)
+        content = bytearray(target.read_bytes())
+        content[len(content) // 2] ^= 1
+        target.write_bytes(content)
+        faults.signal("a flipped bit in the newest checkpoint, then a killed rank", [process.pid])
+
+    faults.around(monkeypatch, Learner, "train_policy", after=in_update)
+    run = train(context, "damaged", batches=6)
+    assert len(faults.injected) == 1
+    assert_whole(run)
+    printed = capsys.readouterr().out
+    assert "passed over a damaged checkpoint: step_000004" in printed
+    assert "resumed damaged after batch 2" in printed
+
+
+# --- the driver and what it stands on --------------------------------------------------------------------------------
+
+DRIVER_MOMENTS = ("sampling", "scoring", "update", "publication", "checkpoint")
+INJECT = """
+from actors.groups import ModelGroup
+from actors.learner import Learner
+from actors.publication import RayEngine
+from actors.pump import RolloutPump
+from launch.rlvr_run import RlvrRun
+from launch.rlvr_update import Update
+class Patch:
+    setattr = staticmethod(setattr)
+def hit(call):
+    if call == {number}:
+        print("injected", flush=True)
+        {action}
+Faults().around(Patch, {owner}, "{method}", {when}=hit)
+"""
+KILL_DRIVER = "os.kill(os.getpid(), signal.SIGKILL)"
+KILL_RAYLET = (
+    "[p.kill() for p in psutil.Process().children(recursive=True) if p.name() == 'raylet' or 'raylet/raylet' in "
+    "' '.join(p.cmdline()[:1])]"
+)
+
+
+def injected_driver(folder: Path, moment: str, action: str) -> tuple[int, str]:
+    """Runs a driver that does `action` at the moment; its exit status and what it printed."""
+    owner, method, when, number = MOMENTS[moment]
+    inject = INJECT.format(owner=owner.__name__, method=method, when=when, number=number + 2, action=action)
+    driver = start_driver(folder, inject=inject)
+    output, _ = driver.communicate(timeout=400)
+    assert "injected" in output, output[-4000:]
+    return driver.returncode, output
+
+
+def resume(folder: Path) -> str:
+    driver = start_driver(folder)
+    output, _ = driver.communicate(timeout=400)
+    assert driver.returncode == 0, output[-4000:]
+    return output
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    resume(folder)
+    return folder / "faults" / "02-rlvr"
+
+
+@pytest.mark.parametrize("moment", DRIVER_MOMENTS)
+def test_a_driver_killed_resumes_to_the_same_bits(undisturbed: Path, tmp_path: Path, moment: str):
+    status, _ = injected_driver(tmp_path, moment, KILL_DRIVER)
+    assert status == -signal.SIGKILL
+    resume(tmp_path)
+    assert_same_weights(undisturbed, tmp_path / "faults" / "02-rlvr")
+
+
+@pytest.mark.parametrize("moment", ["sampling", "update"])
+def test_a_lost_raylet_ends_the_run_in_its_deadline_and_it_resumes(undisturbed: Path, tmp_path: Path, moment: str):
+    """With the raylet go the object store and every actor of the node: on one node there is nothing to go on with."""
+    status, output = injected_driver(tmp_path, moment, KILL_RAYLET)
+    assert status != 0
+    assert "Error" in output, output[-4000:]
+    resume(tmp_path)
+    assert_same_weights(undisturbed, tmp_path / "faults" / "02-rlvr")
+
+
+def test_twenty_kills_of_everything_lose_and_repeat_nothing(undisturbed: Path, tmp_path: Path):
+    """kill -9 of the driver and all its processes at random moments, until the run is through."""
+    generator = random.Random(20)
+    folder, kills, steps = tmp_path / "faults" / "02-rlvr", 0, [0]
+    overrides = ("rlvr.batches=40",)
+    while kills < 20:
+        driver = start_driver(tmp_path, overrides=overrides)
+        time_left = generator.uniform(5.0, 45.0)
+        started = time.monotonic()
+        while driver.poll() is None and time.monotonic() - started < time_left:
+            time.sleep(0.05)
+        if driver.poll() is not None:
+            assert driver.returncode == 0, driver.communicate()[0][-4000:]
+            break
+        family = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
+        for process in family:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        kills += 1
+        driver.communicate(timeout=60)
+        newest = max((int(path.name[5:]) for path in folder.glob("checkpoints/step_??????")), default=0)
+        assert newest >= steps[-1]
+        steps.append(newest)
+    assert kills >= 10
+    driver = start_driver(tmp_path, overrides=overrides)
+    output, _ = driver.communicate(timeout=400)
+    assert driver.returncode == 0, output[-4000:]
+    trained = [ordinal for ordinal, kind, _ in read_ends(folder) if kind == "trained"]
+    assert sorted(trained) == list(range(40 * 8))
+    straight = tmp_path / "straight"
+    straight.mkdir()
+    driver = start_driver(straight, overrides=overrides)
+    output, _ = driver.communicate(timeout=400)
+    assert driver.returncode == 0, output[-4000:]
+    assert_same_weights(straight / "faults" / "02-rlvr", folder)
+    print(f"{kills} kills; newest checkpoint after each: {steps[1:]}")
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def table() -> str:
+    """The matrix as it stands in docs/faults.md."""
+    rows = [(cell.fault, cell.component, cell.moment, cell.outcome) for cell in CELLS]
+    rows += [
+        ("disk full", "checkpoint", "checkpoint", "stopped with an error; the checkpoint before is whole"),
+        ("flipped bit", "checkpoint", "rollback", "passed over by name, the one before is used"),
+        *(("SIGKILL", "driver", moment, "resumes to the same bits") for moment in DRIVER_MOMENTS),
+        *(
+            ("SIGKILL", "raylet (object store)", moment, "stopped with an error; resumes to the same bits")
+            for moment in ("sampling", "update")
+        ),
+        ("SIGKILL", "everything", "20 random moments", "resumes to the same bits"),
+    ]
+    merged: dict[tuple[str, str, str], list[str]] = {}
+    for fault, component, moment, outcome in rows:
+        merged.setdefault((fault, component, outcome), []).append(moment)
+    lines = ["| fault | component | at | outcome |", "|---|---|---|---|"]
+    lines += [f"| {f} | {c} | {', '.join(moments)} | {o} |" for (f, c, o), moments in merged.items()]
+    return "\n".join(lines)
+
+
+def test_the_table_in_the_docs_is_this_one():
+    assert table() in (ROOT / "docs" / "faults.md").read_text()
+
+
+def test_the_matrix_has_at_most_sixty_cells():
+    assert 30 <= len(CELLS) + len(DRIVER_MOMENTS) + 5 <= 60

@@ -1,0 +1,94 @@
+"""`make soak`: half an hour of training, and a random actor killed 60 to 120 s after each recovery.
+
+The committed step never goes down, every ordinal ends once, and the driver's memory, open files and Ray objects stay
+flat: leaks of a few kilobytes a step would show.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from fault_lab import read_ends, start_driver
+
+from rlsys.telemetry.tracker import read_metrics
+
+pytestmark = [pytest.mark.integration, pytest.mark.soak, pytest.mark.timeout(3600)]
+
+MINUTES = float(os.environ.get("RLSYS_SOAK_MINUTES", "30"))
+VICTIMS = ("RolloutWorker", "VerifierWorker", "LearnerRank", "ValueModelRank", "ReferenceModelRank")
+RECOVERY_S = 300.0
+FLAT = ("perf/driver_rss_gib", "perf/driver_open_files", "perf/driver_objects")
+
+
+def steps_of(run: Path) -> list[int]:
+    path = run / "metrics.jsonl"
+    return [row["step"] for row in read_metrics(path) if row["stage"] == "rlvr"] if path.exists() else []
+
+
+def newest_checkpoint(run: Path) -> int:
+    return max((int(path.name[5:]) for path in run.glob("02-rlvr/checkpoints/step_??????")), default=0)
+
+
+def wait_for_step(run: Path, driver: subprocess.Popen, step: int) -> float:
+    """Seconds until the step is there."""
+    started = time.monotonic()
+    while max(steps_of(run), default=0) < step:
+        assert driver.poll() is None, driver.communicate()[0][-4000:]
+        assert time.monotonic() - started < RECOVERY_S, f"no step {step} after {RECOVERY_S:g} s"
+        time.sleep(0.2)
+    return time.monotonic() - started
+
+
+def test_half_an_hour_of_kills(tmp_path: Path):
+    overrides = (
+        "deterministic=false", "rlvr.batches=1000000", "rlvr.max_staleness=1", "rlvr.checkpoint.every=5",
+        "cluster.learner_ranks=2", "cluster.max_restarts=1000",
+    )  # fmt: skip
+    generator, kills, recoveries = random.Random(7), Counter(), []
+    run = tmp_path / "faults"
+    driver = start_driver(tmp_path, overrides=overrides)
+    try:
+        wait_for_step(run, driver, 10)
+        ends_at, committed = time.monotonic() + MINUTES * 60, [0]
+        while time.monotonic() < ends_at:
+            deadline = time.monotonic() + generator.uniform(60.0, 120.0)
+            while time.monotonic() < min(deadline, ends_at):
+                assert driver.poll() is None, driver.communicate()[0][-4000:]
+                committed.append(newest_checkpoint(run))
+                assert committed[-1] >= committed[-2]
+                time.sleep(1.0)
+            kind = generator.choice(VICTIMS)
+            victims = [
+                process
+                for process in psutil.Process(driver.pid).children(recursive=True)
+                if (process.cmdline() or [""])[0].startswith(f"ray::{kind}")
+            ]
+            step = max(steps_of(run))
+            generator.choice(victims).kill()
+            kills[kind] += 1
+            recoveries.append((kind, wait_for_step(run, driver, step + 2)))
+    finally:
+        driver.send_signal(signal.SIGTERM)
+        output, _ = driver.communicate(timeout=120)
+    rows = [row for row in read_metrics(run / "metrics.jsonl") if row["stage"] == "rlvr"]
+    ordinals = [ordinal for ordinal, _, _ in read_ends(run / "02-rlvr")]
+    assert sum(kills.values()) >= MINUTES / 5, kills
+    assert committed[-1] > 100
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1)), "steps are committed once, in order"
+    assert len(ordinals) == len(set(ordinals)), "an ordinal ended twice"
+    slowest = {kind: max((s for k, s in recoveries if k == kind), default=0.0) for kind in VICTIMS}
+    drift = {}
+    for name in FLAT:
+        thirds = np.array_split([row[name] for row in rows], 3)
+        drift[name] = float(np.median(thirds[2]) / np.median(thirds[1]))
+    print(json.dumps({"kills": kills, "steps": len(rows), "slowest_recovery_s": slowest, "drift": drift}, indent=1))
+    assert slowest["RolloutWorker"] < 120
+    assert all(ratio < 1.1 for ratio in drift.values()), drift
