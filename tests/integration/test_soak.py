@@ -77,7 +77,7 @@ def test_half_an_hour_of_kills(tmp_path: Path):
             recoveries.append((kind, wait_for_step(run, driver, step + 2)))
     finally:
         driver.send_signal(signal.SIGTERM)
-        output, _ = driver.communicate(timeout=120)
+        driver.communicate(timeout=120)
     rows = [row for row in read_metrics(run / "metrics.jsonl") if row["stage"] == "rlvr"]
     ordinals = [ordinal for ordinal, _, _ in read_ends(run / "02-rlvr")]
     assert sum(kills.values()) >= MINUTES / 5, kills
