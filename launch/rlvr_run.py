@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,8 @@ class RlvrRun:
     chain_position: int = 0
     step_started: float = 0.0
     losses_in_a_row: int = 0
+    lost_groups: Counter[str] = field(default_factory=Counter)
+    """By reason, since the start of the process."""
     carried_seconds: dict[str, float] = field(default_factory=dict)
     """Of the checkpoint after the step before: told with the next step."""
     writes: list[Any] = field(default_factory=list)
@@ -118,6 +121,7 @@ class RlvrRun:
         metrics["perf/rollout_workers"] = len(self.context.crew.workers.serving)
         metrics |= {f"perf/restarts/{kind}": n for kind, n in self.context.crew.restarts.counts.items()}
         metrics["rollout/lost_groups"] = self.ledger.counters["failed"]
+        metrics |= {f"rollout/lost/{reason}": count for reason, count in self.lost_groups.items()}
         metrics |= driver_metrics()
         metrics["perf/samples_per_s"] = sum(len(s.lengths) for s in summaries) / self._elapsed_s()
         metrics["perf/tokens_per_s"] = sum(sum(s.lengths) for s in summaries) / self._elapsed_s()
@@ -187,6 +191,7 @@ class RlvrRun:
         Raises:
             ActorError: nothing comes through any more.
         """
+        self.lost_groups[group.reason] += len(group.ordinals)
         self.losses_in_a_row += 1
         if self.losses_in_a_row >= MAX_LOSSES_IN_A_ROW:
             raise ActorError(

@@ -93,7 +93,7 @@ def _pump(context: RunContext, settings: RlvrStage, stream: PromptStream) -> Rol
         sampling=settings.sampling,
         seed=context.recipe.seed,
         groups_per_call=settings.groups_per_call,
-        group_timeout_s=context.recipe.cluster.operation_timeout_s,
+        group_timeout_s=settings.group_timeout_s or context.recipe.cluster.operation_timeout_s,
         fixed=context.recipe.deterministic,
     )
 

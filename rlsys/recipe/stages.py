@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from rlsys.recipe.algorithm import AlgorithmSettings, PreferenceLossSettings, RewardLossSettings
 from rlsys.recipe.data import DataSettings
@@ -136,6 +136,9 @@ class RlvrStage(Stage):
     """What happens to a group, or to its tokens, sampled too long ago."""
     max_attempts: PositiveInt = 3
     """How often a prompt is sampled again after a dead worker or an over-age drop."""
+    group_timeout_s: PositiveFloat | None = None
+    """A straggler: a prompt whose samples and verdicts take longer is ended on its engine, counted under
+    `rollout/lost/timeout`, and sampled again, `max_attempts` times in all. Else `cluster.operation_timeout_s`."""
     groups_per_call: PositiveInt = 1
     """Prompts handed to a rollout worker at a time; more of them cost less overhead and finish together."""
     shuffle_rewards: bool = False

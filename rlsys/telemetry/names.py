@@ -42,6 +42,7 @@ METRICS: dict[str, str] = {
     "perf/driver_objects": "Ray objects that the driver's process refers to",
     "perf/rollout_workers": "rollout workers that were given work at the end of the step",
     "perf/rollbacks": "returns of the stage to its last checkpoint, since the start of the process",
+    "rollout/lost/<reason>": "groups lost for one reason, since the start of the process",
     "rollout/lost_groups": "groups lost with their worker or verifier, or late, since the start of the stage",
     "perf/{mfu,peak_mem_gib}": "model FLOP utilisation of the learner; peak memory of its busiest rank, GiB",
     "time/<part>_s": "seconds of wall time: step, wait_rollouts, reference, values, update, publish, checkpoint",

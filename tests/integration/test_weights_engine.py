@@ -77,6 +77,17 @@ def test_parity_after_an_update_and_none_without_it(lab: Lab):
     assert np.abs(lab.canary() - hf_logprobs(lab.model, CANARY)).max() < PARITY
 
 
+def test_the_gap_does_not_grow_over_fifty_publications_of_the_same_weights(lab: Lab):
+    """As with a learning rate of 0: what is sent and repacked again and again stays what it is."""
+    learner = hf_logprobs(lab.model, CANARY)
+    gaps = []
+    for version in range(1, 51):
+        lab.update(version=version)
+        gaps.append(float(np.abs(lab.canary() - learner).max()))
+    assert max(gaps) < PARITY
+    assert len(set(gaps)) == 1, gaps
+
+
 def test_parity_fails_where_a_tied_head_is_not_given_the_new_embedding(lab: Lab):
     if not lab.model.config.tie_word_embeddings:
         pytest.skip("this head is not tied")
