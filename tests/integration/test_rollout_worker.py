@@ -16,6 +16,7 @@ from weight_lab import CANARY, END, ENGINE, PARITY, buckets_of, change, hf_logpr
 from actors.publication import ray_engines, ray_publisher
 from actors.rollout_worker import RolloutWorker
 from rlsys.recipe.rollout import SamplingSettings
+from rlsys.rollouts.partial_group import PartialGroup
 from rlsys.rollouts.prompt_stream import sample_seed
 from rlsys.rollouts.sampling_engine_settings import EngineSettings
 from rlsys.types import Prompt
@@ -245,6 +246,62 @@ def test_abort_and_continue_goes_on_from_what_was_sampled(stage: Stage):
             new = rollout.versions == old + 1
             expected = rollout_logprobs(model, prompt.token_ids.tolist(), rollout)
             assert np.abs(rollout.logprobs - expected)[new].max() < PARITY
+
+
+def test_another_engine_goes_on_with_what_was_begun(stage: Stage):
+    """Every bit from before the cut is kept, what follows is of the new weights, and nothing is sampled twice."""
+    stage.publish(stage.publisher())
+    sampling = SamplingSettings(max_tokens=100)
+    whole = ray.get(stage.generate(sampling=sampling)[1], timeout=WAIT_S)
+    (summaries, _) = stage.generate(sampling=sampling)
+    stage.until_sampling(32 * 15)
+    ray.get(stage.learner.change.remote(22))
+    stage.publish(stage.publisher())
+    old = stage.version
+    stage.until_sampling(32 * 15)
+    begun = ray.get(stage.worker.begun.remote(), timeout=WAIT_S)
+    assert ray.get(stage.worker.begun.remote(tag="eval")) == []
+    assert [group.prompt.ordinal for group in begun] == list(range(10, 18))
+    assert {len(group.responses) for group in begun} == {4}
+    ray.get(summaries, timeout=WAIT_S)  # the first engine goes on undisturbed
+    assert ray.get(stage.worker.begun.remote()) == []
+
+    ray.get(stage.learner.change.remote(23))
+    another = stage.start_worker()
+    stage.version += 1
+    publisher = ray_publisher([stage.learner], [another], settings=PublicationSettings(canary_tolerance=PARITY))
+    publisher.publish(stage.version, canary_ids=CANARY)
+    begun[6] = PartialGroup(PROMPTS[6], tuple(whole[6]), ())
+    given = [*map(ray.put, begun[:7]), None]
+    misfit = another.generate.remote(PROMPTS[:1], num_samples=3, sampling=sampling, seed=7, tag="eval", begun=given[:1])
+    groups = ray.get(
+        another.generate.remote(PROMPTS, num_samples=4, sampling=sampling, seed=7, begun=given)[1], timeout=WAIT_S
+    )
+    misfits = [rollout for group in ray.get(misfit[1]) for rollout in group]
+    model, num_cut = stage.model(), 0
+    for prompt, group, before in zip(PROMPTS, groups, [*begun[:7], None], strict=True):
+        for rollout, start in zip(group, before.responses if before else [None] * 4, strict=True):
+            cut = len(start.response_ids) if start else 0
+            for name in ("response_ids", "logprobs", "versions") if start else ():
+                kept, saved = getattr(rollout, name)[:cut], getattr(start, name)
+                assert kept.dtype == saved.dtype and kept.tobytes() == saved.tobytes()
+            num_cut += 0 < cut < len(rollout.response_ids)
+            assert set(rollout.versions[cut:].tolist()) <= {old + 1}
+            expected = rollout_logprobs(model, prompt.token_ids.tolist(), rollout)
+            assert np.abs(rollout.logprobs - expected)[cut:].max(initial=0.0) < PARITY
+            assert END not in rollout.response_ids[:-1]
+            stopped = rollout.response_ids[-1] == END
+            assert (rollout.finish_reason, len(rollout.response_ids) == 100) in (
+                [("stop", False), ("stop", True)] if stopped else [("length", True)]
+            )
+    assert num_cut > 12
+    assert {int(v) for group in begun[:6] for each in group.unfinished for v in each.versions} == {old - 1, old}
+    assert [rollout.response_ids.tolist() for rollout in groups[6]] == [r.response_ids.tolist() for r in whole[6]]
+    assert {int(v) for rollout in misfits for v in rollout.versions} == {old + 1}
+    new = sum(int(np.sum(rollout.versions == old + 1)) for group in groups for rollout in group)
+    assert ray.get(another.stats.remote())["num_tokens"] == new + sum(len(r.response_ids) for r in misfits)
+    ray.get(another.close.remote(), timeout=WAIT_S)
+    ray.kill(another)
 
 
 @pytest.mark.parametrize(
