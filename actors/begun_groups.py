@@ -1,6 +1,5 @@
 """Groups that are under way at a checkpoint: where their tokens are, and what the driver may know of them."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,20 +36,26 @@ class UnderWay:
     def fetch(self) -> list[PartialGroup]:
         """The groups that have a token, by ordinal. What died with its worker is left out: it is sampled again."""
         refs = [*self.not_started, *self.sampled, *(ref for pair in self.unverified for ref in pair)]
-        if refs:
-            ray.wait(refs, num_returns=len(refs), timeout=FETCH_DEADLINE_S)
-        groups: list[PartialGroup] = [group for ref in self.not_started for (group,) in _found(ref)]
-        groups += [group for ref in self.sampled for (of_worker,) in _found(ref) for group in of_worker]
-        for pair in self.unverified:
-            for prompts, rollouts in _found(*pair):
-                groups += [PartialGroup(p, tuple(r), ()) for p, r in zip(prompts, rollouts, strict=True)]
+        found = _fetch(refs)
+        groups: list[PartialGroup] = [found[ref] for ref in self.not_started if ref in found]
+        groups += [group for ref in self.sampled for group in found.get(ref, ())]
+        for prompts, rollouts in self.unverified:
+            if prompts in found and rollouts in found:
+                pairs = zip(found[prompts], found[rollouts], strict=True)
+                groups += [PartialGroup(prompt, tuple(of_prompt), ()) for prompt, of_prompt in pairs]
         by_ordinal = {group.prompt.ordinal: group for group in groups if group.num_begun}
         return [by_ordinal[ordinal] for ordinal in sorted(by_ordinal)]
 
 
-def _found(*refs: Any) -> Iterator[list[Any]]:
-    """The objects, once; nothing if one is lost or late."""
-    try:
-        yield ray.get(list(refs), timeout=0)
-    except ray.exceptions.RayError as error:
-        print(f"groups under way are left out of the checkpoint: {error!r}", flush=True)
+def _fetch(refs: list[Any]) -> dict[Any, Any]:
+    """The objects by reference, without those that are lost or late."""
+    here, late = ray.wait(refs, num_returns=len(refs), timeout=FETCH_DEADLINE_S) if refs else ([], [])
+    found, lost = {}, len(late)
+    for ref in here:
+        try:
+            found[ref] = ray.get(ref, timeout=FETCH_DEADLINE_S)
+        except ray.exceptions.RayError:
+            lost += 1
+    if lost:
+        print(f"groups under way are left out of the checkpoint: {lost} of {len(refs)} objects are lost", flush=True)
+    return found
