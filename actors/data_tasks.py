@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 
+from actors.begun_groups import UnderWay
 from actors.shards import GroupReference, fetch_groups
 from rlsys.recipe.data import DataSettings
 from rlsys.recipe.decontamination import Decontamination
@@ -152,21 +153,34 @@ def write_rollouts(groups: Sequence[GroupReference], path: str, tokenizer: str, 
 
 
 @ray.remote
-def save_buffer(groups: Sequence[GroupReference], path: str) -> None:
-    """The finished groups that wait for a batch, into a checkpoint's folder."""
+def save_buffer(groups: Sequence[GroupReference], under_way: UnderWay, path: str) -> list[dict[str, int]]:
+    """The finished groups that wait for a batch, and those that are under way, into a checkpoint's folder.
+
+    Returns:
+        For each group under way its `ordinal`, its `oldest_version` and `num_responses` that have a token.
+    """
     from rlsys.checkpoint.saved_rollouts import save_rollouts
 
-    save_rollouts(Path(path), finished=fetch_groups(groups))
+    partial = under_way.fetch()
+    save_rollouts(Path(path), finished=fetch_groups(groups), partial=partial)
+    return [
+        {"ordinal": g.prompt.ordinal, "oldest_version": g.oldest_version, "num_responses": g.num_begun} for g in partial
+    ]
 
 
-@ray.remote(num_returns=2)
-def load_buffer(path: str) -> tuple[list[Any], list[list[Any]]]:
-    """Summaries and experiences of `save_buffer`, in its order: what a verify call returns."""
+@ray.remote
+def load_buffer(path: str) -> tuple[Any, ...]:
+    """What `save_buffer` wrote, in its order, each thing an object of its own.
+
+    Returns:
+        Summaries and experiences of the finished groups, as a verify call returns them; then the groups under way.
+    """
     from actors.verifier_worker import summarize
     from rlsys.checkpoint.saved_rollouts import load_rollouts
 
-    groups = [list(group) for group in load_rollouts(Path(path)).finished]
-    return [summarize(group) for group in groups], groups
+    saved = load_rollouts(Path(path))
+    groups = [list(group) for group in saved.finished]
+    return [summarize(group) for group in groups], groups, *saved.partial
 
 
 @lru_cache(maxsize=1)

@@ -11,13 +11,14 @@ or hang are replaced meanwhile, and chunks wait here while there is nobody to ta
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
 import ray.exceptions
 
+from actors.begun_groups import BegunGroup, UnderWay
 from actors.roster import Member, Roster
 from actors.shards import GroupReference
 from rlsys.errors import ActorError, RlsysError
@@ -28,6 +29,8 @@ MAX_VERIFICATIONS = 3
 """Verifier workers that a chunk's rollouts may cost before they are given up."""
 MAX_WAIT_S = 5.0
 """Longest wait between two looks at the workers."""
+SNAPSHOT_DEADLINE_S = 30.0
+"""For a worker to tell what it has under way, which it does between two steps of its engine."""
 
 LossReason = Literal["rollout_worker_died", "rollout_worker_failed", "verifier_died", "rollouts_lost", "timeout"]
 
@@ -110,6 +113,10 @@ class RolloutPump:
         self._unverified: list[_Chunk] = []
         """Chunks that wait for a verifier."""
         self._chunks: dict[Any, _Chunk] = {}
+        self._begun: dict[int, BegunGroup] = {}
+        """What a checkpoint had of ordinals that are not started yet."""
+        self.num_continued = 0
+        """Responses that were gone on with from a checkpoint."""
 
     @property
     def num_running(self) -> int:
@@ -150,6 +157,29 @@ class RolloutPump:
                 done += self._collect(self._chunks.pop(ref))
         return done + self._take_late()
 
+    def give(self, begun: Mapping[int, BegunGroup]) -> None:
+        """When one of these ordinals is started, its worker goes on from what there is of it. Used once."""
+        self._begun = dict(begun)
+
+    def under_way(self) -> UnderWay:
+        """What a checkpoint can keep of the groups that were started: tokens so far, rollouts without a verdict.
+
+        Workers that do not answer in time are left out.
+        """
+        chunks = (*self._chunks.values(), *self._unverified)
+        workers = {chunk.worker for chunk in chunks if not _is_there(chunk.generated)}
+        tag = self._request["tag"]
+        asked = [worker.handle.begun.remote(tag=tag) for worker in workers if worker in self._workers]
+        timeout_s = SNAPSHOT_DEADLINE_S
+        told, _ = ray.wait(asked, num_returns=len(asked), timeout=timeout_s, fetch_local=False) if asked else ([], [])
+        # Only now: what was finished before a worker told is not in what it told.
+        sampled = [chunk for chunk in chunks if _is_there(chunk.generated)]
+        return UnderWay(
+            not_started=tuple(group.reference for group in self._begun.values()),
+            sampled=tuple(told),
+            unverified=tuple((chunk.prompts, chunk.rollouts) for chunk in sampled),
+        )
+
     def abort(self) -> None:
         """Forgets everything that was started; the workers end the requests. Nothing of it will come through."""
         for chunk in (*self._chunks.values(), *self._unverified):
@@ -158,6 +188,7 @@ class RolloutPump:
         self._queue.clear()
         self._unverified.clear()
         self._chunks.clear()
+        self._begun.clear()
 
     def _supervise(self) -> None:
         self._workers.beat()
@@ -176,11 +207,18 @@ class RolloutPump:
                 self._queue.append((ordinals, place))
                 continue
             prompts = ray.put([self._prompts(ordinal) for ordinal in ordinals])
-            generated, rollouts = worker.handle.generate.remote(prompts, **self._request)
+            generated, rollouts = worker.handle.generate.remote(prompts, **self._request, **self._begun_of(ordinals))
             worker.load += len(ordinals)
             chunk = _Chunk(ordinals, worker, prompts, generated, rollouts, time.monotonic())
             if not self._verify(chunk):
                 self._unverified.append(chunk)
+
+    def _begun_of(self, ordinals: Sequence[int]) -> dict[str, list[Any]]:
+        begun = [self._begun.pop(ordinal, None) for ordinal in ordinals]
+        if not any(begun):
+            return {}
+        self.num_continued += sum(group.num_responses for group in begun if group)
+        return {"begun": [group and group.reference for group in begun]}
 
     def _worker_for(self, place: int | None) -> Member | None:
         serving = self._workers.serving
@@ -262,6 +300,10 @@ def _unload(chunk: _Chunk) -> None:
     """The work that its members were given for it is over, however it ended."""
     for member in filter(None, (chunk.worker, chunk.verifier)):
         member.load -= len(chunk.ordinals)
+
+
+def _is_there(ref: Any) -> bool:
+    return bool(ray.wait([ref], timeout=0, fetch_local=False)[0])
 
 
 def _error_of(ref: Any) -> Exception | None:

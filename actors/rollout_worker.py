@@ -13,12 +13,16 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import ray
+import ray.exceptions
 
+from rlsys.errors import ActorError
 from rlsys.recipe.rollout import SamplingSettings, UpdateMode
+from rlsys.rollouts.partial_group import PartialGroup, Response
 from rlsys.rollouts.prompt_stream import sample_seed
 from rlsys.rollouts.sampling_engine import SamplingEngine
 from rlsys.rollouts.sampling_engine_loop import EngineLoop, GroupRequest
@@ -28,6 +32,17 @@ from rlsys.types import GroupSummary, PolicyVersion, Prompt, Rollout
 from rlsys.weights.channel import Rendezvous
 from rlsys.weights.digest import DigestName
 from rlsys.weights.publisher import Reception
+
+BEGUN_DEADLINE_S = 30.0
+"""To fetch what a checkpoint holds of a group, from another node at worst; later the group is begun anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A group of a `generate` call that is not over."""
+
+    prompt: Prompt
+    rollouts: "Future[tuple[Rollout, ...]]"
 
 
 @ray.remote
@@ -47,8 +62,10 @@ class RolloutWorker:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         self._loop = EngineLoop(lambda: SamplingEngine(settings), name=name)
         self._groups_by_tag: Counter[str] = Counter()
-        self._unfinished: dict[tuple[str, int], Future[tuple[Rollout, ...]]] = {}
+        self._unfinished: dict[tuple[str, int], _Asked] = {}
         """By tag and ordinal."""
+        self._num_aborts = 0
+        """Of everything."""
         self._name = name
 
     async def ready(self) -> str:
@@ -69,6 +86,7 @@ class RolloutWorker:
         sampling: SamplingSettings,
         seed: int,
         tag: str = "train",
+        begun: Sequence[Any] = (),
     ) -> tuple[list[GroupSummary], list[list[Rollout]]]:
         """Samples every prompt; resolves when all are done. Many calls may be under way at once.
 
@@ -80,6 +98,8 @@ class RolloutWorker:
             sampling: of all of them.
             seed: of the run; a sample's own seed is `sample_seed(seed, ordinal, sample)`.
             tag: under which `stats` counts the groups: `train`, `eval` or another word.
+            begun: for each prompt a reference to a `PartialGroup` to go on from, or None. One that cannot be fetched
+                or is not what is asked for is left aside.
 
         Returns:
             The groups' summaries, and their rollouts by prompt and sample index.
@@ -88,23 +108,30 @@ class RolloutWorker:
             ValueError: a prompt that the engine has no room for.
             RlsysError: the engine failed.
         """
+        responses: list[Sequence[Response]] = [()] * len(prompts)
+        if begun:
+            num_aborts = self._num_aborts
+            responses = await self._fetch(begun, prompts, num_samples=num_samples, max_tokens=sampling.max_tokens)
+            if self._num_aborts > num_aborts:
+                raise ActorError(f"{self._name} was told to abort the request")
         requests = [
             GroupRequest(
                 prompt_ids=prompt.token_ids.tolist(),
                 ordinal=prompt.ordinal,
                 seeds=[sample_seed(seed, prompt.ordinal, sample) for sample in range(num_samples)],
                 sampling=sampling,
+                begun=of_prompt,
             )
-            for prompt in prompts
+            for prompt, of_prompt in zip(prompts, responses, strict=True)
         ]
-        futures = self._loop.add(requests)
-        keys = [(tag, prompt.ordinal) for prompt in prompts]
-        self._unfinished.update(zip(keys, futures, strict=True))
+        asked = [_Asked(prompt, future) for prompt, future in zip(prompts, self._loop.add(requests), strict=True)]
+        self._unfinished |= {(tag, each.prompt.ordinal): each for each in asked}
         try:
-            groups = await asyncio.gather(*map(asyncio.wrap_future, futures))
+            groups = await asyncio.gather(*(asyncio.wrap_future(each.rollouts) for each in asked))
         finally:
-            for key, future in zip(keys, futures, strict=True):
-                if self._unfinished.get(key) is future:
+            for each in asked:
+                key = (tag, each.prompt.ordinal)
+                if self._unfinished.get(key) is each:
                     del self._unfinished[key]
         self._groups_by_tag[tag] += len(groups)
         summaries = [summarise(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
@@ -112,9 +139,23 @@ class RolloutWorker:
 
     async def abort(self, ordinals: Sequence[int] | None = None, *, tag: str = "train") -> None:
         """Ends the unfinished groups of these ordinals, or all groups of whatever tag; their `generate` calls fail."""
+        self._num_aborts += ordinals is None
         wanted = None if ordinals is None else {(tag, ordinal) for ordinal in ordinals}
-        futures = [future for key, future in self._unfinished.items() if wanted is None or key in wanted]
+        futures = [asked.rollouts for key, asked in self._unfinished.items() if wanted is None or key in wanted]
         await asyncio.wrap_future(self._loop.abort(futures))
+
+    async def begun(self, *, tag: str = "train") -> list[PartialGroup]:
+        """What there is of the groups whose `generate` call is not over, all at the same moment between two steps.
+
+        Groups of which no token is sampled are left out.
+
+        Raises:
+            RlsysError: the engine failed.
+        """
+        asked = [each for (of_tag, _), each in self._unfinished.items() if of_tag == tag]
+        responses = await asyncio.wrap_future(self._loop.begun([each.rollouts for each in asked]))
+        groups = [PartialGroup.of(each.prompt, so_far) for each, so_far in zip(asked, responses, strict=True)]
+        return [group for group in groups if group.num_begun]
 
     # --- weights: see rlsys.weights.publisher for the order -----------------------------------------------------
 
@@ -162,6 +203,26 @@ class RolloutWorker:
     async def close(self) -> None:
         """Ends the engine with its processes. What is unfinished fails."""
         await asyncio.get_running_loop().run_in_executor(None, self._loop.close)
+
+    async def _fetch(
+        self, begun: Sequence[Any], prompts: Sequence[Prompt], *, num_samples: int, max_tokens: int
+    ) -> list[Sequence[Response]]:
+        found = await asyncio.gather(*map(_fetch_or_none, begun))
+        return [
+            group.responses if group and group.fits(prompt, num_samples=num_samples, max_tokens=max_tokens) else ()
+            for group, prompt in zip(found, prompts, strict=True)
+        ]
+
+
+async def _fetch_or_none(reference: Any) -> PartialGroup | None:
+    """None for None, and for what is lost: the group is begun anew, as it would be without a checkpoint of it."""
+    if reference is None:
+        return None
+    try:
+        return await asyncio.wait_for(reference, BEGUN_DEADLINE_S)
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        print(f"a group is begun anew, as what there was of it cannot be fetched: {error!r}", flush=True)
+        return None
 
 
 def receive(engine: SamplingEngine, transfer: int, canary_ids: Sequence[int]) -> Reception:

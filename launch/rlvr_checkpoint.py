@@ -1,7 +1,8 @@
 """Transactional checkpoints of an RLVR stage: policy, value, optimizers, ledger, buffer, tracker, one rename.
 
-The ranks write their state while the driver waits; digests and the commit run in the background. Groups that are
-being sampled are not saved: the ledger issues them again after a resume.
+The ranks write their state while the driver waits; digests and the commit run in the background. Of groups that are
+being sampled or verified the tokens so far are saved: the ledger issues them again after a resume, and the rollout
+workers go on where these end.
 """
 
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from actors.begun_groups import BegunGroup
 from actors.data_tasks import load_buffer, save_buffer
 from actors.shards import GroupReference
 from launch.context import get
@@ -36,12 +38,14 @@ def save_checkpoint(run: "RlvrRun", step: int) -> None:
         if run.settings.algorithm.needs_values:
             pending.append(crew.value.save(str(transaction.folder / "value")))
         kept = run.buffer.groups()
-        saving = save_buffer.remote([group.reference for group in kept], str(transaction.folder / BUFFER))
+        references = [group.reference for group in kept]
+        saving = save_buffer.remote(references, run.pump.under_way(), str(transaction.folder / BUFFER))
         for answer in pending:
             answer.get()
-        get(saving, timeout_s=run.context.recipe.cluster.operation_timeout_s, what="saving the buffer")
+        begun = get(saving, timeout_s=run.context.recipe.cluster.operation_timeout_s, what="saving the buffer")
         metadata = {
             "ledger": run.ledger.state_dict(),
+            "begun": begun,
             "guard": run.guard.state(),
             "tracker": run.stage.tracker.position(),
             "chain": run.chain_position,
@@ -88,15 +92,27 @@ def _restore(run: "RlvrRun", checkpoint: Checkpoint) -> None:
     run.chain_position = metadata["chain"]
     if metadata["best"] is not None:
         run.best_score, run.best_step = metadata["best"]
-    _restore_buffer(run, checkpoint.path / BUFFER)
+    _restore_buffer(run, checkpoint.path / BUFFER, metadata["begun"])
     for answer in pending:
         answer.get()
 
 
-def _restore_buffer(run: "RlvrRun", path: Path) -> None:
-    summaries_ref, chunk = load_buffer.remote(str(path))  # pyright: ignore[reportGeneralTypeIssues]
+def _restore_buffer(run: "RlvrRun", path: Path, begun: list[dict[str, int]]) -> None:
+    """Puts the finished groups into the buffer, and gives the pump those that the ledger will start again.
+
+    A group with a token that is already too old would be sampled to its end only to be dropped: it begins anew.
+    """
+    loading = load_buffer.options(num_returns=2 + len(begun))
+    summaries_ref, chunk, *groups = loading.remote(str(path))  # pyright: ignore[reportGeneralTypeIssues]
     timeout_s = run.context.recipe.cluster.operation_timeout_s
     for index, summary in enumerate(get(summaries_ref, timeout_s=timeout_s, what="reading the buffer")):
         run.buffer.put(summary, GroupReference(chunk, index))
     assert set(run.ledger.buffered) == {group.summary.ordinal for group in run.buffer.groups()}
-    ray.wait([chunk], timeout=timeout_s, fetch_local=False)
+    ledger, given = run.ledger, {}
+    oldest = ledger.min_version if ledger.settings.over_age == "drop" else 0
+    waiting = frozenset(ledger.waiting)
+    for group, about in zip(groups, begun, strict=True):
+        if about["ordinal"] in waiting and about["oldest_version"] >= oldest:
+            given[about["ordinal"]] = BegunGroup(group, about["num_responses"])
+    run.pump.give(given)
+    ray.wait([chunk, *groups], num_returns=1 + len(groups), timeout=timeout_s, fetch_local=False)

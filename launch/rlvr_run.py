@@ -122,6 +122,7 @@ class RlvrRun:
         metrics |= {f"perf/restarts/{kind}": n for kind, n in self.context.crew.restarts.counts.items()}
         metrics["rollout/lost_groups"] = self.ledger.counters["failed"]
         metrics |= {f"rollout/lost/{reason}": count for reason, count in self.lost_groups.items()}
+        metrics["rollout/continued"] = self.pump.num_continued
         metrics |= driver_metrics()
         metrics["perf/samples_per_s"] = sum(len(s.lengths) for s in summaries) / self._elapsed_s()
         metrics["perf/tokens_per_s"] = sum(sum(s.lengths) for s in summaries) / self._elapsed_s()

@@ -13,36 +13,11 @@ from typing import Any
 import numpy as np
 
 from rlsys.checkpoint.arrays import load_arrays, save_arrays
+from rlsys.rollouts.partial_group import PartialGroup, PartialResponse, Response
 from rlsys.types import Check, Experience, Prompt, Rollout, Verdict
 
 TOKEN_ARRAYS = ("response_ids", "logprobs", "versions")
 UNFINISHED = "unfinished"
-
-
-@dataclass(frozen=True, slots=True)
-class PartialResponse:
-    """A response that was still being sampled. T counts the tokens so far, and may be 0.
-
-    >>> PartialResponse(0, np.array([5], np.int32), np.array([-0.5], np.float32), np.array([2], np.int32)).sample_index
-    0
-    """
-
-    sample_index: int
-    response_ids: np.ndarray
-    """`[T]` int32."""
-    logprobs: np.ndarray
-    """`[T]` float32, of the distribution that was sampled from."""
-    versions: np.ndarray
-    """`[T]` int32."""
-
-
-@dataclass(frozen=True, slots=True)
-class PartialGroup:
-    """A group that was running: some responses done and perhaps not verified, the others begun."""
-
-    prompt: Prompt
-    finished: tuple[Rollout, ...]
-    unfinished: tuple[PartialResponse, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +42,7 @@ def save_rollouts(
         OSError: the disk is full, say.
     """
     prompts = [group[0].prompt for group in finished] + [group.prompt for group in partial]
-    responses: list[Rollout | PartialResponse] = []
+    responses: list[Response] = []
     groups: list[dict[str, Any]] = []
     rewards: list[float] = []
     for experiences in finished:
@@ -109,15 +84,14 @@ def load_rollouts(path: Path) -> SavedRollouts:
     for prompt_tree, token_ids, group in zip(tree["prompts"], prompt_ids, tree["groups"], strict=True):
         prompt = _prompt(prompt_tree, token_ids)
         responses = [_response(prompt.ordinal, sample, next(tokens)) for sample in group["samples"]]
-        rollouts = tuple(response for response in responses if isinstance(response, Rollout))
+        begun = PartialGroup.of(prompt, responses)
         if "verdicts" in group:
             verdicts = [tuple(Verdict(*verdict) for verdict in sample) for sample in group["verdicts"]]
             finished.append(
-                tuple(Experience(prompt, r, v, next(rewards)) for r, v in zip(rollouts, verdicts, strict=True))
+                tuple(Experience(prompt, r, v, next(rewards)) for r, v in zip(begun.finished, verdicts, strict=True))
             )
         else:
-            begun = tuple(response for response in responses if isinstance(response, PartialResponse))
-            partial.append(PartialGroup(prompt, rollouts, begun))
+            partial.append(begun)
     return SavedRollouts(tuple(finished), tuple(partial))
 
 
@@ -136,13 +110,11 @@ def _prompt(tree: Mapping[str, Any], token_ids: np.ndarray) -> Prompt:
     return Prompt(tree["ordinal"], tree["id"], tuple(tree["messages"]), token_ids, checks, tree["source"])
 
 
-def _sample_tree(response: Rollout | PartialResponse) -> list[Any]:
+def _sample_tree(response: Response) -> list[Any]:
     return [response.sample_index, response.finish_reason if isinstance(response, Rollout) else UNFINISHED]
 
 
-def _response(
-    ordinal: int, sample: Sequence[Any], tokens: tuple[np.ndarray, np.ndarray, np.ndarray]
-) -> Rollout | PartialResponse:
+def _response(ordinal: int, sample: Sequence[Any], tokens: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Response:
     sample_index, finish_reason = sample
     if finish_reason == UNFINISHED:
         return PartialResponse(sample_index, *tokens)

@@ -93,6 +93,11 @@ class Ledger:
         return tuple(sorted(self._running))
 
     @property
+    def waiting(self) -> tuple[int, ...]:
+        """Ordinals that `admit` will start again, ascending."""
+        return tuple(sorted(self._waiting))
+
+    @property
     def buffered(self) -> tuple[int, ...]:
         """Ordinals accepted and not yet in a batch, ascending."""
         return tuple(sorted(self._buffered))

@@ -14,7 +14,6 @@ vLLM that builds text and one dictionary of logprobs for each token, which costs
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +21,10 @@ import numpy as np
 
 from rlsys.errors import RlsysError, WeightTransferError
 from rlsys.recipe.rollout import SamplingSettings
+from rlsys.rollouts.open_group import FinishedGroup, OpenGroup, OpenSample
+from rlsys.rollouts.partial_group import Response
 from rlsys.rollouts.sampling_engine_settings import EngineSettings, engine_arguments, engine_environment
-from rlsys.types import FinishReason, PolicyVersion, Rollout
+from rlsys.types import FinishReason, PolicyVersion
 from rlsys.weights.channel import Rendezvous
 from rlsys.weights.digest import DigestName
 from rlsys.weights.receipt import Receipt
@@ -34,38 +35,6 @@ if TYPE_CHECKING:
     from vllm.v1.engine.core_client import InprocClient
 
 PLUGIN_GROUP = "vllm.general_plugins"
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedGroup:
-    """All samples of one prompt, by sample index."""
-
-    key: int
-    """What `add_group` returned."""
-    rollouts: tuple[Rollout, ...]
-
-
-@dataclass(slots=True)
-class _Sample:
-    """One request, from its first token to its last."""
-
-    group: "_Group"
-    index: int
-    seed: int
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    versions: list[int] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-
-
-@dataclass(slots=True)
-class _Group:
-    key: int
-    ordinal: int
-    prompt_ids: list[int]
-    sampling: SamplingSettings
-    samples: list[_Sample]
-    num_open: int
 
 
 class SamplingEngine:
@@ -102,15 +71,18 @@ class SamplingEngine:
         """Weights are random, on their way or unchecked: nothing may be sampled before `commit_version`."""
         self.num_tokens = 0
         """Response tokens sampled since the start."""
-        self._samples: dict[str, _Sample] = {}
+        self._samples: dict[str, OpenSample] = {}
+        """Unfinished ones, by request."""
+        self._complete: list[OpenGroup] = []
+        """Groups that came with nothing left to sample; the next step gives them back."""
         self._next_key = 0
         self._next_request = 0
         self._canaries = 0
 
     @property
     def has_work(self) -> bool:
-        """Whether any request is unfinished."""
-        return bool(self._samples)
+        """Whether a step has anything to do."""
+        return bool(self._samples or self._complete)
 
     @property
     def num_unfinished(self) -> int:
@@ -125,6 +97,7 @@ class SamplingEngine:
         num_samples: int,
         seeds: Sequence[int],
         sampling: SamplingSettings,
+        begun: Sequence[Response] = (),
     ) -> int:
         """Queues one prompt's samples.
 
@@ -134,6 +107,8 @@ class SamplingEngine:
             num_samples: how many.
             seeds: one for each sample; a seed decides its sample alone (of the same weights and settings).
             sampling: the same for all.
+            begun: what there is of some samples already, none longer than `sampling` allows; they go on from there,
+                with their tokens, logprobs and versions as they are.
 
         Returns:
             The key under which `step` returns the group.
@@ -146,12 +121,17 @@ class SamplingEngine:
             raise ValueError(f"a prompt needs 1 to {limit - 1} tokens (max_model_len - 1); got {len(prompt_ids)}")
         if num_samples < 1 or len(seeds) != num_samples:
             raise ValueError(f"a group needs one seed for each of its samples; got {len(seeds)} for {num_samples}")
-        group = _Group(self._next_key, ordinal, [int(token) for token in prompt_ids], sampling, [], num_samples)
+        group = OpenGroup(self._next_key, ordinal, [int(token) for token in prompt_ids], sampling)
         self._next_key += 1
-        for index, seed in enumerate(seeds):
-            sample = _Sample(group, index, int(seed))
-            group.samples.append(sample)
-            self._submit(sample)
+        group.samples += [OpenSample(group, index, int(seed)) for index, seed in enumerate(seeds)]
+        room = min(sampling.max_tokens, limit - len(prompt_ids))
+        for response in begun:
+            group.samples[response.sample_index].go_on_from(response, room=room)
+        for sample in group.samples:
+            if sample.finish_reason is None:
+                self._submit(sample)
+        if group.done:
+            self._complete.append(group)
         return group.key
 
     def step(self) -> list[FinishedGroup]:
@@ -164,24 +144,28 @@ class SamplingEngine:
             raise WeightTransferError(
                 "the engine has no weights that were checked", fix="publish weights to it before it samples"
             )
-        version = self.version
-        finished: list[FinishedGroup] = []
-        for output in self._client.get_output().outputs:
+        finished = [group.finished() for group in self._complete]
+        self._complete = []
+        for output in self._client.get_output().outputs if self._samples else ():
             sample = self._samples[output.request_id]
             count = len(output.new_token_ids)
-            sample.token_ids += output.new_token_ids
             if count:
                 assert output.new_logprobs is not None, "every request asks for logprobs"
-                sample.logprobs += output.new_logprobs.logprobs[:, 0].tolist()
-                sample.versions += [version] * count
+                sample.extend(output.new_token_ids, output.new_logprobs.logprobs[:, 0].tolist(), self.version)
                 self.num_tokens += count
             if output.finish_reason is not None:
                 del self._samples[output.request_id]
                 sample.finish_reason = _finish_reason(str(output.finish_reason), output.request_id)
-                sample.group.num_open -= 1
-                if sample.group.num_open == 0:
-                    finished.append(_finish(sample.group))
+                if sample.group.done:
+                    finished.append(sample.group.finished())
         return finished
+
+    def begun(self) -> dict[int, tuple[Response, ...]]:
+        """The responses of every group that `step` has not returned, as far as they are, by the group's key."""
+        unfinished = {sample.group.key: sample.group for sample in self._samples.values()}
+        return {key: group.responses() for key, group in unfinished.items()} | {
+            group.key: group.responses() for group in self._complete
+        }
 
     # --- weights -----------------------------------------------------------------------------------------------
 
@@ -280,7 +264,8 @@ class SamplingEngine:
         return len(unfinished)
 
     def abort_groups(self, keys: Collection[int]) -> None:
-        """Ends the unfinished requests of groups, by what `add_group` returned; `step` will not return them."""
+        """Ends groups, by what `add_group` returned; `step` will not return them."""
+        self._complete = [group for group in self._complete if group.key not in keys]
         doomed = [request_id for request_id, sample in self._samples.items() if sample.group.key in keys]
         self._client.abort_requests(doomed)
         for request_id in doomed:
@@ -297,7 +282,7 @@ class SamplingEngine:
         # The count as well: a later stage of a run starts at version 0 again, with other weights.
         return f"v{self.version}-{self._num_flips}"
 
-    def _submit(self, sample: _Sample) -> None:
+    def _submit(self, sample: OpenSample) -> None:
         group = sample.group
         request_id = f"{group.key}-{sample.index}-{self._next_request}"
         self._next_request += 1
@@ -383,20 +368,3 @@ def _finish_reason(reason: str, request_id: str) -> FinishReason:
     if reason == "length":
         return "length"
     raise RlsysError(f"request {request_id} ended with an engine error", value=reason, fix="see the engine's log")
-
-
-def _finish(group: _Group) -> FinishedGroup:
-    rollouts = []
-    for sample in group.samples:
-        assert sample.finish_reason is not None
-        rollouts.append(
-            Rollout(
-                ordinal=group.ordinal,
-                sample_index=sample.index,
-                response_ids=np.array(sample.token_ids, np.int32),
-                logprobs=np.array(sample.logprobs, np.float32),
-                versions=np.array(sample.versions, np.int32),
-                finish_reason=sample.finish_reason,
-            )
-        )
-    return FinishedGroup(group.key, tuple(rollouts))

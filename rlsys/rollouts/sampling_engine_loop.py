@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from rlsys.errors import ActorError, WeightTransferError
 from rlsys.recipe.rollout import SamplingSettings, UpdateMode
+from rlsys.rollouts.partial_group import Response
 from rlsys.rollouts.sampling_engine import SamplingEngine
 from rlsys.telemetry.trace import Span, SpanRecorder
 from rlsys.types import PolicyVersion, Rollout
@@ -37,6 +38,8 @@ class GroupRequest:
     seeds: Sequence[int]
     """One for each sample."""
     sampling: SamplingSettings
+    begun: Sequence[Response] = ()
+    """What there is of some samples already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,14 @@ class EngineLoop:
     def abort(self, futures: "Collection[Future[tuple[Rollout, ...]]]") -> "Future[None]":
         """Ends groups of `add` that are unfinished: their futures fail, and the engine forgets them."""
         return self._ask(lambda: self._abort(futures))
+
+    def begun(self, futures: "Sequence[Future[tuple[Rollout, ...]]]") -> "Future[list[tuple[Response, ...]]]":
+        """The responses of groups of `add` as far as they are, all at the same moment between two steps.
+
+        Returns:
+            For each group its responses by sample index, nothing for a group that failed.
+        """
+        return self._ask(lambda: self._begun(futures))
 
     def drain_spans(self) -> list[Span]:
         """`sampling` (from one step to another without a rest) and `update` spans, since the last call up to now."""
@@ -260,6 +271,7 @@ class EngineLoop:
                 num_samples=len(request.seeds),
                 seeds=request.seeds,
                 sampling=request.sampling,
+                begun=request.begun,
             )
         except ValueError as error:  # this prompt's own fault, told to the one who asked
             future.set_exception(error)
@@ -299,6 +311,15 @@ class EngineLoop:
         self._held = [(request, future) for request, future in self._held if future not in futures]
         for future in ended:
             future.set_exception(ActorError(f"{self.name} was told to abort the request"))
+
+    def _begun(self, futures: "Sequence[Future[tuple[Rollout, ...]]]") -> list[tuple[Response, ...]]:
+        responses = self._live_engine.begun()
+        so_far = {future: responses[key] for key, future in self._waiters.items()}
+        so_far |= {future: tuple(request.begun) for request, future in self._held}
+        for future in futures:
+            if future.done() and future.exception() is None:
+                so_far[future] = future.result()
+        return [so_far.get(future, ()) for future in futures]
 
     def _resume(self) -> None:
         if self._update_started is not None:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -192,6 +192,27 @@ def slow_down(actor: Any, method: str, seconds: float) -> None:
         setattr(engine, method, slow)
 
     ray.get(actor.__ray_call__.remote(spoil, method, seconds), timeout=60)
+
+
+def hold_steps(worker: Any, *, first_ordinal: int, caps: Mapping[int, int]) -> None:
+    """Has a worker's engine hold still under the versions of `caps` while only groups from an ordinal on are left, once
+    one of their responses has so many tokens; another call puts other caps in place of these."""
+
+    def spoil(self: Any, first_ordinal: int, caps: Mapping[int, int]) -> None:
+        engine = self._loop._engine
+        step = type(engine).step
+
+        def held() -> Any:
+            samples = engine._samples.values()
+            cap = caps.get(engine.version)
+            late = all(sample.group.ordinal >= first_ordinal for sample in samples)
+            if cap is not None and late and any(len(sample.token_ids) >= cap for sample in samples):
+                return []
+            return step(engine)
+
+        engine.step = held
+
+    ray.get(worker.__ray_call__.remote(spoil, first_ordinal, caps), timeout=60)
 
 
 class Faults:

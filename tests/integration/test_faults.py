@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import ray
 from fault_lab import (
@@ -25,6 +26,7 @@ from fault_lab import (
     assert_same_weights,
     assert_whole,
     fault_context,
+    hold_steps,
     pid_of,
     pids_of,
     raise_in_steps,
@@ -42,6 +44,7 @@ from launch.context import RunContext
 from launch.rlvr_setup import load_models, prompt_stream
 from rlsys.algorithms.schedule import learning_rate
 from rlsys.checkpoint.run_folder import LOCK
+from rlsys.checkpoint.saved_rollouts import load_rollouts
 from rlsys.errors import ActorError, PlacementError
 from rlsys.recipe.rollout import SamplingSettings
 from rlsys.recipe.stages import CheckpointSettings, RlvrStage
@@ -187,6 +190,48 @@ def test_workers_are_replaced_while_training_goes_on(context: RunContext, monkey
     assert run.rows[-1]["rollout/lost_groups"] > 0
     assert run.rows[-1]["perf/rollbacks"] == 0
     assert max(row["staleness/max_steps"] for row in run.rows) <= 1
+
+
+def test_a_rollback_goes_on_with_groups_that_were_under_way(context: RunContext, monkeypatch):
+    """The checkpoint after batch 1 holds responses begun under two versions; a learner killed later loses none."""
+    monkeypatch.setattr(context, "recipe", context.recipe.model_copy(update={"deterministic": False}))
+    workers, faults = context.crew.workers, Faults()
+    workers.wait_for_all()
+    for handle in workers:
+        hold_steps(handle, first_ordinal=16, caps={1: 12, 2: 24})
+
+    def let_go(call: int) -> None:
+        for handle in workers:
+            hold_steps(handle, first_ordinal=16, caps={})
+
+    def in_update(call: int) -> None:
+        if call == 3:
+            faults.signal("learner after a checkpoint with groups under way", pids_of("LearnerRank"))
+
+    faults.around(monkeypatch, RolloutPump, "under_way", after=let_go)
+    faults.around(monkeypatch, Learner, "train_policy", after=in_update)
+    sampling = SamplingSettings(max_tokens=48, ignore_end=True)
+    run = train(context, "gone-on", max_staleness=1, batches=4, sampling=sampling, save_rollouts_every=1)
+    assert len(faults.injected) == 1
+    assert_whole(run)
+    assert run.rows[-1]["perf/rollbacks"] == 1
+    assert max(row["staleness/max_steps"] for row in run.rows) <= 1
+    saved = load_rollouts(run.folder / "checkpoints" / "step_000002" / "rollouts.safetensors").partial
+    begun = {(g.prompt.ordinal, r.sample_index): r for g in saved for r in g.responses if len(r.response_ids)}
+    assert [row["rollout/continued"] for row in run.rows] == [0, 0, len(begun), len(begun)]
+    trained = {
+        (row["ordinal"], row["sample_index"]): row
+        for path in (run.folder / "rollouts").glob("*.parquet")
+        for row in pq.read_table(path).to_pylist()
+    }
+    num_mixed = 0
+    for key, response in begun.items():
+        cut, row = len(response.response_ids), trained[key]
+        assert row["response_ids"][:cut] == response.response_ids.tolist()
+        assert row["logprobs"][:cut] == response.logprobs.tolist()
+        assert row["versions"][:cut] == response.versions.tolist()
+        num_mixed += 1 in response.versions and cut < len(row["versions"]) and row["versions"][cut] == 2
+    assert num_mixed > 0, "the engines had version 2 only: what is of version 1 was sampled before the rollback"
 
 
 def test_workers_are_added_to_a_live_run_and_taken_away(context: RunContext, monkeypatch):

@@ -12,18 +12,27 @@ import numpy as np
 import psutil
 import pytest
 import ray
-from fault_lab import pid_of
 
+from actors import pump as pump_module
+from actors.begun_groups import BegunGroup, UnderWay
 from actors.pump import LostGroups, RolloutPump, VerifiedGroup
 from actors.roster import Restarts, Roster
 from rlsys.errors import ActorError
 from rlsys.recipe.cluster import ClusterSettings
 from rlsys.recipe.rollout import SamplingSettings
-from rlsys.types import GroupSummary, Prompt
+from rlsys.rollouts.partial_group import PartialGroup, PartialResponse
+from rlsys.types import GroupSummary, Prompt, Rollout
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 CLUSTER = ClusterSettings(heartbeat_s=0.5, hang_timeout_s=4.0, start_timeout_s=120.0)
+
+
+def partial_group(ordinal: int, versions: list[int]) -> PartialGroup:
+    """One sample, of these versions so far."""
+    tokens = np.arange(len(versions), dtype=np.int32)
+    response = PartialResponse(0, tokens, -tokens.astype(np.float32), np.array(versions, np.int32))
+    return PartialGroup(Prompt(ordinal, str(ordinal), (), np.array([5], np.int32)), (), (response,))
 
 
 @ray.remote(num_cpus=0)
@@ -34,19 +43,35 @@ class Sampler:
         self.asked: list[int] = []
         self.aborted: list[int] = []
         self.stuck_s = 0.0
+        self.begun_with: dict[tuple[int, ...], Any] = {}
+        self.rollouts = False
         self.open = asyncio.Event()
 
     async def release(self) -> None:
         self.open.set()
 
     @ray.method(num_returns=2)
-    async def generate(self, prompts: list[Prompt], **_: Any) -> tuple[list[int], list[int]]:
+    async def generate(self, prompts: list[Prompt], *, begun: Any = None, **_: Any) -> tuple[list[int], list[Any]]:
         self.asked += [prompt.ordinal for prompt in prompts]
+        self.begun_with[tuple(p.ordinal for p in prompts)] = begun and [each and await each for each in begun]
         await self.open.wait()
-        return [], [prompt.ordinal for prompt in prompts]
+        tokens = np.arange(2, dtype=np.int32)
+        rollouts = [[Rollout(p.ordinal, 0, tokens, -tokens.astype(np.float32), tokens + 5, "stop")] for p in prompts]
+        return [], rollouts if self.rollouts else [prompt.ordinal for prompt in prompts]
+
+    async def begun(self, *, tag: str) -> list[PartialGroup]:
+        return [partial_group(ordinal, [3, 4]) for ordinal in self.asked]
+
+    async def given(self) -> dict[tuple[int, ...], Any]:
+        return self.begun_with
 
     async def abort(self, ordinals: list[int], *, tag: str) -> None:
         self.aborted += ordinals
+
+    async def finish(self) -> None:
+        """Opens, with rollouts in place of ordinals."""
+        self.rollouts = True
+        self.open.set()
 
     async def seen(self) -> tuple[list[int], list[int]]:
         return self.asked, self.aborted
@@ -78,6 +103,16 @@ class Verifier:
     @ray.method(concurrency_group="health")
     def pid(self) -> int:
         return os.getpid()
+
+
+def pid_of(handle: Any) -> int:
+    """As in `fault_lab`, whose imports would take these light actors seconds."""
+    return ray.get(handle.__ray_call__.remote(lambda self: os.getpid()), timeout=60)
+
+
+@ray.remote(num_cpus=0)
+def fetch_under_way(under_way: UnderWay) -> list[PartialGroup]:
+    return under_way.fetch()
 
 
 @ray.remote(num_cpus=0)
@@ -209,7 +244,46 @@ def test_late_groups_are_aborted_by_ordinal():
     (late,) = poll_for(pump, 1)
     assert isinstance(late, LostGroups)
     assert (late.ordinals, late.reason, pump.num_running) == ((3, 4), "timeout", 0)
-    assert ray.get(worker.seen.remote())[1] == [3, 4]
+    deadline = time.monotonic() + 60  # calls of an asyncio actor may overtake each other
+    while ray.get(worker.seen.remote())[1] != [3, 4]:
+        assert time.monotonic() < deadline
+
+
+def test_what_a_checkpoint_had_of_a_group_goes_to_its_worker_once():
+    workers = roster("rollout", lambda slot: Sampler.remote())
+    pump = make_pump(workers, roster("verifier", lambda slot: Verifier.remote()), groups_per_call=2)
+    pump.give({6: BegunGroup(ray.put("six"), 3), 8: BegunGroup(ray.put("eight"), 2)})
+    pump.start([5, 6])
+    pump.start([6])
+    assert pump.num_continued == 3
+    worker = next(iter(workers))
+    ray.get(worker.release.remote())
+    poll_for(pump, 3)
+    assert ray.get(worker.given.remote()) == {(5, 6): [None, "six"], (6,): None}
+    assert [ray.get(ref) for ref in pump.under_way().not_started] == ["eight"]
+    pump.abort()
+    assert pump.under_way() == UnderWay()
+
+
+def test_what_is_under_way_is_told_by_those_who_live(monkeypatch):
+    """Of four workers one has sampled, one samples, one is dead and one hangs: none is waited for beyond a deadline."""
+    workers = roster("rollout", lambda slot: Sampler.remote(), size=4)
+    pump = make_pump(workers, roster("verifier", lambda slot: Verifier.remote(hold=True)))
+    pump.give({9: BegunGroup(ray.put(partial_group(9, [2])), 1), 1: BegunGroup(ray.put(partial_group(1, [0])), 1)})
+    pump.start([0, 1, 2, 3])
+    first, second, dead, hanging = workers.serving
+    ray.get(first.handle.finish.remote())
+    ray.get(second.handle.seen.remote())
+    os.kill(pid_of(dead.handle), signal.SIGKILL)
+    hanging_pid = pid_of(hanging.handle)
+    os.kill(hanging_pid, signal.SIGSTOP)
+    monkeypatch.setattr(pump_module, "SNAPSHOT_DEADLINE_S", 3.0)
+    started = time.monotonic()
+    under_way = pump.under_way()
+    assert time.monotonic() - started < 20
+    groups = ray.get(fetch_under_way.remote(under_way), timeout=60)
+    assert [(g.prompt.ordinal, len(g.finished), g.oldest_version) for g in groups] == [(0, 1, 5), (1, 0, 3), (9, 0, 2)]
+    os.kill(hanging_pid, signal.SIGKILL)
 
 
 def test_restarts_are_bounded_and_the_last_death_is_an_error():

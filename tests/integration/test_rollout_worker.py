@@ -16,6 +16,7 @@ from weight_lab import CANARY, END, ENGINE, PARITY, buckets_of, change, hf_logpr
 from actors.publication import ray_engines, ray_publisher
 from actors.rollout_worker import RolloutWorker
 from rlsys.recipe.rollout import SamplingSettings
+from rlsys.rollouts.partial_group import PartialGroup, PartialResponse
 from rlsys.rollouts.prompt_stream import sample_seed
 from rlsys.rollouts.sampling_engine_settings import EngineSettings
 from rlsys.types import Prompt
@@ -27,6 +28,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
 WAIT_S = 240.0
 SAMPLING = SamplingSettings(max_tokens=60, ignore_end=True)
+LONG = SamplingSettings(max_tokens=100)
 PROMPTS = [Prompt(10 + i, f"p{i}", (), np.array([5, 6, 7 + i], np.int32)) for i in range(8)]
 TARGET = "model.layers.1.mlp.down_proj.weight"
 
@@ -283,10 +285,22 @@ def test_fifty_publications_of_the_same_weights_do_not_drift(stage: Stage):
     assert max(gaps) == min(gaps) < PARITY
 
 
-def test_a_worker_killed_in_a_transfer_is_named_in_time_and_replaced(stage: Stage):
+def test_a_worker_killed_in_a_transfer_is_named_in_time_and_its_successor_goes_on_with_what_it_had_begun(stage: Stage):
     publisher = stage.publisher(deadline_s=20.0)
     stage.publish(publisher)
     learner = ray.get(stage.learner.pid.remote())
+    whole = ray.get(stage.generate(PROMPTS[6:7], sampling=LONG)[1], timeout=WAIT_S)
+    stage.generate(sampling=LONG)
+    stage.until_sampling(32 * 15)
+    ray.get(stage.learner.change.remote(22))
+    stage.publish(publisher)
+    old = stage.version
+    stage.until_sampling(32 * 15)
+    begun = ray.get(stage.worker.begun.remote(), timeout=WAIT_S)
+    assert ray.get(stage.worker.begun.remote(tag="eval")) == []
+    assert [group.prompt.ordinal for group in begun] == list(range(10, 18))
+    assert {int(v) for group in begun for each in group.responses for v in each.versions} == {old - 1, old}
+
     pid = ray.get(stage.worker.__ray_call__.remote(lambda self: os.getpid()))
     ray.get(stage.learner.order_fault.remote(f"kill {pid}"))
     started = time.monotonic()
@@ -296,10 +310,42 @@ def test_a_worker_killed_in_a_transfer_is_named_in_time_and_replaced(stage: Stag
     assert (caught.value.phase, caught.value.engines) == ("transfer", ("rollout-0",))
     stage.worker = stage.start_worker()
     publisher.set_engines(ray_engines([stage.worker]))
+    ray.get(stage.learner.change.remote(23))
     report = stage.publish(publisher)
     assert report.new_group and report.canary_gap < PARITY
-    assert ray.get(stage.generate(PROMPTS[:1])[0], timeout=WAIT_S)[0].oldest_version == stage.version
     assert ray.get(stage.learner.pid.remote()) == learner
+
+    begun[6] = PartialGroup(PROMPTS[6], tuple(whole[0]), ())
+    given = [*map(ray.put, begun[:7]), None]
+    groups = ray.get(stage.generate(sampling=LONG, begun=given)[1], timeout=WAIT_S)
+    nothing = PartialGroup(PROMPTS[7], (), tuple(PartialResponse(i, *[np.empty(0, np.int32)] * 3) for i in range(4)))
+    assert_gone_on_with([*begun[:7], nothing], groups, stage.model(), stage.version)
+    assert [rollout.response_ids.tolist() for rollout in groups[6]] == [r.response_ids.tolist() for r in whole[0]]
+    new = sum(int(np.sum(rollout.versions == stage.version)) for group in groups for rollout in group)
+    assert ray.get(stage.worker.stats.remote())["num_tokens"] == new, "something was sampled twice"
+    other_request = ray.get(stage.generate(PROMPTS[:1], num_samples=3, sampling=LONG, begun=given[:1])[1])
+    assert {int(v) for rollout in other_request[0] for v in rollout.versions} == {stage.version}
+
+
+def assert_gone_on_with(begun: list[PartialGroup], groups: Any, model: Any, version: int) -> None:
+    """Every bit from before the cut is kept; what follows is of the model, and ends as a response does."""
+    num_cut = 0
+    for before, group in zip(begun, groups, strict=True):
+        for start, rollout in zip(before.responses, group, strict=True):
+            cut = len(start.response_ids)
+            for name in ("response_ids", "logprobs", "versions") if cut else ():
+                kept, saved = getattr(rollout, name)[:cut], getattr(start, name)
+                assert kept.dtype == saved.dtype and kept.tobytes() == saved.tobytes()
+            num_cut += 0 < cut < len(rollout.response_ids)
+            assert set(rollout.versions[cut:].tolist()) <= {version}
+            expected = rollout_logprobs(model, before.prompt.token_ids.tolist(), rollout)
+            assert np.abs(rollout.logprobs - expected)[cut:].max(initial=0.0) < PARITY
+            assert END not in rollout.response_ids[:-1]
+            assert len(rollout.response_ids) <= LONG.max_tokens
+            stopped = rollout.response_ids[-1] == END
+            assert rollout.finish_reason == ("stop" if stopped else "length")
+            assert stopped or len(rollout.response_ids) == LONG.max_tokens
+    assert num_cut > 12
 
 
 def test_health_is_a_number_until_the_worker_is_closed(stage: Stage):

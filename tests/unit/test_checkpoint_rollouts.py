@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from rlsys.checkpoint.arrays import load_arrays, save_arrays
-from rlsys.checkpoint.saved_rollouts import PartialGroup, PartialResponse, load_rollouts, save_rollouts
+from rlsys.checkpoint.saved_rollouts import load_rollouts, save_rollouts
 from rlsys.errors import CheckpointError
+from rlsys.rollouts.partial_group import PartialGroup, PartialResponse
 from rlsys.types import Check, Experience, Prompt, Rollout, Verdict
 
 RNG = np.random.default_rng(0)

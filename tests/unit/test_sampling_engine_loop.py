@@ -11,7 +11,8 @@ import pytest
 
 from rlsys.errors import ActorError, WeightTransferError
 from rlsys.recipe.rollout import SamplingSettings
-from rlsys.rollouts.sampling_engine import FinishedGroup
+from rlsys.rollouts.open_group import FinishedGroup
+from rlsys.rollouts.partial_group import PartialResponse, Response
 from rlsys.rollouts.sampling_engine_loop import EngineLoop, GroupRequest
 from rlsys.types import Rollout
 
@@ -42,10 +43,10 @@ class CountingEngine:
     def num_unfinished(self) -> int:
         return len(self._open)
 
-    def add_group(self, prompt_ids, *, ordinal: int, seeds, num_samples: int, sampling: SamplingSettings) -> int:
+    def add_group(self, prompt_ids, *, ordinal: int, seeds, num_samples: int, sampling, begun=()) -> int:
         if not prompt_ids:
             raise ValueError("no prompt")
-        self._open[self._next] = (ordinal, [])
+        self._open[self._next] = (ordinal, [version for response in begun for version in response.versions.tolist()])
         self._next += 1
         return self._next - 1
 
@@ -61,10 +62,15 @@ class CountingEngine:
                 raise RuntimeError("out of memory")
             if len(versions) == ordinal:
                 del self._open[key]
-                ids = np.arange(ordinal, dtype=np.int32)
-                rollout = Rollout(ordinal, 0, ids, -ids.astype(np.float32), np.array(versions, np.int32), "length")
+                rollout = Rollout(ordinal, 0, *tokens(versions), "length")
                 finished.append(FinishedGroup(key, (rollout,)))
         return finished
+
+    def begun(self) -> dict[int, tuple[Response, ...]]:
+        return {key: (PartialResponse(0, *tokens(versions)),) for key, (_, versions) in self._open.items()}
+
+    def abort_groups(self, keys) -> None:
+        self._open = {key: group for key, group in self._open.items() if key not in keys}
 
     def commit_version(self, version: int) -> None:
         self.version, self.updating = version, False
@@ -77,8 +83,17 @@ class CountingEngine:
         self.closed = True
 
 
-def request(num_steps: int, prompt: tuple[int, ...] = (5,)) -> GroupRequest:
-    return GroupRequest(prompt, num_steps, [0], SamplingSettings(max_tokens=99))
+def tokens(versions: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ids = np.arange(len(versions), dtype=np.int32)
+    return ids, -ids.astype(np.float32), np.array(versions, np.int32)
+
+
+def request(num_steps: int, prompt: tuple[int, ...] = (5,), **begun) -> GroupRequest:
+    return GroupRequest(prompt, num_steps, [0], SamplingSettings(max_tokens=99), **begun)
+
+
+def versions_of(groups: list[tuple[Response, ...]]) -> list[list[list[int]]]:
+    return [[response.versions.tolist() for response in group] for group in groups]
 
 
 @pytest.fixture
@@ -260,3 +275,41 @@ def test_a_second_preparation_takes_the_place_of_the_first(loop: EngineLoop, eng
         first.result(WAIT_S)
     loop.commit(1).result(WAIT_S)
     assert future.result(WAIT_S)[0].versions.tolist() == [0, 1]
+
+
+def test_what_is_begun_is_told_between_two_steps_done_held_and_failed_groups_too(
+    loop: EngineLoop, engine: CountingEngine
+):
+    engine.gate.clear()
+    futures = loop.add([request(1), request(1, prompt=()), request(3)])
+    assert engine.stepping.wait(WAIT_S)
+    prepared = loop.prepare("in_flight")  # asked during the first step: there is no second one
+    futures += loop.add([request(4, begun=(PartialResponse(0, *tokens([7, 7])),)), request(2)])
+    begun = loop.begun(futures)
+    engine.gate.set()
+    prepared.result(WAIT_S)
+    groups = begun.result(WAIT_S)
+    assert versions_of(groups) == [[[0]], [], [[0]], [[7, 7]], []]
+    assert [type(response).__name__ for group in groups for response in group] == [
+        "Rollout", "PartialResponse", "PartialResponse",
+    ]  # fmt: skip
+    loop.commit(8).result(WAIT_S)
+    assert futures[2].result(WAIT_S)[0].versions.tolist() == [0, 8, 8]
+    assert futures[3].result(WAIT_S)[0].versions.tolist() == [7, 7, 8, 8]
+
+
+def test_a_group_aborted_while_it_was_held_is_not_told_of(loop: EngineLoop):
+    loop.prepare("in_flight").result(WAIT_S)
+    (future,) = loop.add([request(2, begun=(PartialResponse(0, *tokens([3])),))])
+    assert versions_of(loop.begun([future]).result(WAIT_S)) == [[[3]]]
+    loop.abort([future]).result(WAIT_S)
+    assert loop.begun([future]).result(WAIT_S) == [()]
+
+
+def test_a_failed_engine_tells_nothing(loop: EngineLoop, engine: CountingEngine):
+    engine.fail_at = 1
+    (future,) = loop.add([request(2)])
+    with pytest.raises(RuntimeError, match="out of memory"):
+        future.result(WAIT_S)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        loop.begun([future]).result(WAIT_S)
