@@ -9,11 +9,11 @@ after a kill: asks for what the files do not have, and for nothing else
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from actors.crew import verifier_settings
 from actors.data_tasks import build_store, select_preference_prompts, verify_texts
 from actors.judge import JudgeGroup, JudgeLostError, JudgeWorker
 from launch.context import RunContext, StageContext, get
@@ -105,9 +105,12 @@ async def _ask(
         pool, endpoints = await _open_pool(context, settings, turns, stack)
         judge, worker = _open_judge(context, settings, turns)
         stack.enter_context(progress("asking the pool and the judge", shown=context.recipe.tracking.console))
-        made = await judged_pairs(
-            selection.prompts, pool, judge, folder, settings=settings, verify=lambda asked: _verify(context, asked)
-        )
+
+        def verify(asked: Sequence[tuple[Check, str]]) -> list[Outcome]:
+            ref = verify_texts.remote(list(asked), settings.verifiers)
+            return get(ref, timeout_s=context.recipe.cluster.operation_timeout_s, what="verifying constraints")
+
+        made = await judged_pairs(selection.prompts, pool, judge, folder, settings=settings, verify=verify)
         told: dict[str, Any] = {name: endpoint.counts.to_json() for name, endpoint in endpoints.items()}
         told |= {name: {"failed_batches": dict(counts)} for name, counts in turns.failures.items()}
         if worker is not None:
@@ -164,12 +167,6 @@ def _longest_silence_s(judge: JudgeSettings) -> float:
     assert endpoint is not None
     pace_s = 60.0 / endpoint.requests_per_minute if endpoint.requests_per_minute else 0.0
     return 60.0 + endpoint.max_attempts * (endpoint.deadline_s + endpoint.max_backoff_s + pace_s)
-
-
-def _verify(context: RunContext, asked: Any) -> list[Outcome]:
-    pairs: list[tuple[Check, str]] = list(asked)
-    ref = verify_texts.remote(pairs, verifier_settings(context.recipe))
-    return get(ref, timeout_s=context.recipe.cluster.operation_timeout_s, what="verifying constraints")
 
 
 def _metrics(selection: PromptSelection, made: JudgedPairs, num_pairs: int) -> dict[str, float]:

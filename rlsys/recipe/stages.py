@@ -101,6 +101,8 @@ class JudgedPreferencesStage(Stage, JudgedPreferenceSettings):
     """Of the responses of the policy and of local models; an endpoint has settings of its own."""
     templating: TemplatingSettings = TemplatingSettings()
     """Of the pairs."""
+    verifiers: VerifierSettings = VerifierSettings()
+    """Of constraints."""
     decontamination: Decontamination | None = None
     """A gate for the prompts, before anybody is asked."""
 
@@ -220,7 +222,8 @@ AnyStage = Annotated[
 
 def verifiers_of(stage: AnyStage) -> VerifierSettings | None:
     """The stage's verifier section, if its kind has one."""
-    return stage.verifiers if isinstance(stage, PreferencesStage | RlvrStage | EvaluateStage) else None
+    kinds = PreferencesStage | JudgedPreferencesStage | RlvrStage | EvaluateStage
+    return stage.verifiers if isinstance(stage, kinds) else None
 
 
 def evaluation_of(stage: AnyStage) -> EvaluationSettings | None:
