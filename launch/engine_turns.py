@@ -18,16 +18,12 @@ from typing import Any
 
 from actors.rollout_texts import RolloutTexts, RosterTexts
 from launch.context import RunContext
-from launch.progress import progress
 from rlsys.data.chat import ChatTokenizer
 from rlsys.data.judge_backend import Answer, LocalBackend, Question
 from rlsys.data.prepare import load_tokenizer
 from rlsys.recipe.data import TemplatingSettings
 from rlsys.recipe.rollout import SamplingSettings
 from rlsys.rollouts.sampling_engine_settings import EngineSettings
-
-QUESTIONS_PER_ENGINE = 256
-"""In one batch: what is lost with a kill, and sampled again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +38,8 @@ class ServedModel:
     timeout_s: float
     """Of one batch."""
     seed: int
+    batch_size: int = 256
+    """Questions that each engine is given at a time: what is lost with a kill, and sampled again."""
     vllm: Mapping[str, Any] = field(default_factory=dict)
     """Over the run's own engine settings."""
 
@@ -68,12 +66,13 @@ class EngineTurns:
     async def answer_all(self, model: ServedModel, questions: list[Question]) -> AsyncIterator[tuple[Question, Answer]]:
         """Every question with its answer, when the turn has come."""
         async with self._free:
+            print(f"{model.name}: {len(questions)} questions", flush=True)
             texts, num_engines = await asyncio.to_thread(self._start, model)
             backend = LocalBackend(
                 texts,
                 name=model.name,
                 render=lambda question: question,
-                batch_size=QUESTIONS_PER_ENGINE * num_engines,
+                batch_size=model.batch_size * num_engines,
                 # A batch that lost a worker waits for another one and is sampled again.
                 deadline_s=3 * (model.timeout_s + self._context.recipe.cluster.start_timeout_s),
             )
@@ -94,9 +93,7 @@ class EngineTurns:
             tokenizer = context.model.folder
         else:
             tokenizer = str(context.resolve(model.path, "hf"))
-            with progress(f"loading {model.name}", shown=context.recipe.tracking.console):
-                self._load(self._engine_of(tokenizer, model))
-                context.crew.workers.wait_for_one()
+            self._load(self._engine_of(tokenizer, model))
         roster = context.crew.workers
         texts = RolloutTexts([], tokenizer, sampling=model.sampling, seed=model.seed, timeout_s=model.timeout_s)
         refill = context.reinforce if model.path is None else roster.wait_for_one

@@ -18,7 +18,6 @@ from actors.data_tasks import build_store, select_preference_prompts, verify_tex
 from actors.judge import JudgeGroup, JudgeLostError, JudgeWorker
 from launch.context import RunContext, StageContext, get
 from launch.engine_turns import EngineTurns, ServedModel
-from launch.progress import progress
 from rlsys.data.judge import Judge, Rater
 from rlsys.data.judge_backend import TextBackend
 from rlsys.data.judge_endpoint import Endpoint
@@ -104,7 +103,6 @@ async def _ask(
         stack.callback(turns.close)
         pool, endpoints = await _open_pool(context, settings, turns, stack)
         judge, worker = _open_judge(context, settings, turns)
-        stack.enter_context(progress("asking the pool and the judge", shown=context.recipe.tracking.console))
 
         def verify(asked: Sequence[tuple[Check, str]]) -> list[Outcome]:
             ref = verify_texts.remote(list(asked), settings.verifiers)
@@ -155,6 +153,7 @@ def _open_judge(context: RunContext, settings: JudgedPreferencesStage, turns: En
         path=judge.local_model,
         sampling=judge.sampling,
         timeout_s=judge.deadline_s,
+        batch_size=judge.batch_size,
         seed=settings.seed,
         vllm=judge.vllm,
     )

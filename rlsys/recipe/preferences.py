@@ -61,7 +61,7 @@ class JudgeSettings(Section):
     max_asks: PositiveInt = 3
     """Readable answers are asked for so often; a rating that stays unreadable is counted and keeps its response out."""
     batch_size: PositiveInt = 256
-    """Questions that a local model is given at a time."""
+    """Questions that each engine of a local model is given at a time."""
     deadline_s: PositiveFloat = 600.0
     """Of one batch of a local model."""
 
