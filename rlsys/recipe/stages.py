@@ -222,8 +222,9 @@ AnyStage = Annotated[
 
 def verifiers_of(stage: AnyStage) -> VerifierSettings | None:
     """The stage's verifier section, if its kind has one."""
-    kinds = PreferencesStage | JudgedPreferencesStage | RlvrStage | EvaluateStage
-    return stage.verifiers if isinstance(stage, kinds) else None
+    if isinstance(stage, PreferencesStage | JudgedPreferencesStage | RlvrStage | EvaluateStage):
+        return stage.verifiers
+    return None
 
 
 def evaluation_of(stage: AnyStage) -> EvaluationSettings | None:
