@@ -54,7 +54,10 @@ class Crew:
         if recipe.deterministic:
             # What a cache holds depends on what was asked before: with it, bits would differ after a resume.
             engine = dataclasses.replace(engine, vllm={"enable_prefix_caching": False, **engine.vllm})
-        self._recipe, self._plan, self._engine, self._tokenizer = recipe, plan, engine, tokenizer
+        self._recipe, self._plan, self._tokenizer = recipe, plan, tokenizer
+        self.engine = engine
+        """The run's own: what rollout workers build unless other engines have their places."""
+        self._engine_now = engine
         self._training: PlacementGroup | None = None
         self._rollout: dict[int, PlacementGroup] = {}
         """By place."""
@@ -121,6 +124,14 @@ class Crew:
         check_fits([*self._plan.training, *bundles], node_resources())
         self.workers.resize(wanted["rollout"])
         self.verifiers.resize(wanted["verifier"])
+
+    def swap_engines(self, engine: EngineSettings) -> None:
+        """Ends the rollout workers, and starts others in their places in the background: of another model, or `engine`,
+        the run's own, which then have no weights."""
+        size = self.workers.size
+        self.workers.close()
+        self._engine_now = engine
+        self._started["rollout"] = self._pool.submit(self._start_workers, size)
 
     # --- groups of ranks that die -------------------------------------------------------------------------------
 
@@ -223,12 +234,12 @@ class Crew:
     def _start_ranks(self, kind: str) -> RankedModel:
         return RANKED[kind].start(self._placement(kind), use_gpu=self._plan.use_gpus)
 
-    def _start_workers(self) -> Roster:
+    def _start_workers(self, size: int | None = None) -> Roster:
         return self._roster(
             "rollout",
             self._create_worker,
-            size=len(self._plan.rollout),
-            join=self._engine.load_format == "dummy",
+            size=size or len(self._plan.rollout),
+            join=self._engine_now.load_format == "dummy",
             free=self._free_worker,
         )
 
@@ -238,9 +249,9 @@ class Crew:
             self._rollout[slot] = placement_group([bundle.resources])  # the actor is pending until there is room
         strategy = PlacementGroupSchedulingStrategy(placement_group=self._rollout[slot], placement_group_bundle_index=0)
         options = {"num_cpus": bundle.cpus, "num_gpus": bundle.gpus, "scheduling_strategy": strategy}
-        worker: Any = RolloutWorker.options(**options).remote(self._engine, name=f"rollout-{slot}")
+        worker: Any = RolloutWorker.options(**options).remote(self._engine_now, name=f"rollout-{slot}")
         # One that has weights of its own samples under version 0; the others wait for a publication.
-        waits = self._engine.load_format == "dummy"
+        waits = self._engine_now.load_format == "dummy"
         return worker, worker.ready.remote() if waits else worker.commit_version.remote(0)
 
     def _free_worker(self, slot: int) -> None:

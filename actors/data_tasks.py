@@ -3,7 +3,7 @@
 Each is a Ray task whose large result stays on disk or in the object store.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,9 @@ from actors.shards import GroupReference, fetch_groups
 from rlsys.recipe.data import DataSettings
 from rlsys.recipe.decontamination import Decontamination
 from rlsys.recipe.model import ModelSettings
+from rlsys.recipe.preferences import PromptSelectionSettings
+from rlsys.recipe.verifiers import VerifierSettings
+from rlsys.types import Check, Outcome
 
 HUB = "hf:"
 CANARY_TEXT = (
@@ -114,6 +117,35 @@ def write_pairs(groups: Sequence[GroupReference], folder: str, seed: int) -> dic
     tokenized = (_tokenized_pair(by_id[pair.prompt_id][0], pair) for pair in pairs)
     manifest = write_pair_store(folder, tokenized, about=count_groups(samples))
     return manifest
+
+
+@ray.remote
+def select_preference_prompts(
+    sources: Mapping[str, DataSettings],
+    settings: PromptSelectionSettings,
+    folder: str,
+    gate: Decontamination | None,
+) -> Any:
+    """The `PromptSelection` of a stage of judged preferences."""
+    from rlsys.data.preference_sources import prepare_preference_prompts
+
+    return prepare_preference_prompts(sources, settings, Path(folder), gate=gate)
+
+
+@ray.remote
+def verify_texts(asked: Sequence[tuple[Check, str]], settings: VerifierSettings) -> list[Outcome]:
+    """What the verifiers say of (check, response) pairs, in order, from processes that can be killed."""
+    from rlsys.verifiers.pool import VerifierPool, VerifyRequest
+
+    requests = [VerifyRequest(check.verifier, check.ground_truth, text, settings.mode) for check, text in asked]
+    with VerifierPool(
+        settings.workers,
+        wall_limit_s=settings.wall_limit_s,
+        cpu_limit_s=settings.cpu_limit_s,
+        memory_limit_mib=settings.memory_limit_mib,
+        modules=settings.modules,
+    ) as pool:
+        return [verdict.outcome for verdict in pool.verify_many(requests)]
 
 
 @ray.remote

@@ -1,4 +1,4 @@
-"""Judges as actors: each asks an endpoint, or an engine that generates text, and streams its replies.
+"""Judges at endpoints as actors: each asks, and streams its replies. A local judge needs none: see `EngineTurns`.
 
     driver: rate_responses(JudgeGroup) --requests--> JudgeWorker xN --replies, one by one--> the driver's store
 
@@ -15,74 +15,51 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from rlsys.data.judge import Judge, RatingRequest, Reply, judge_name
-from rlsys.data.judge_backend import LocalBackend, Question, TextBackend, TextGenerator
 from rlsys.data.judge_endpoint import Endpoint
 from rlsys.errors import ActorError, RlsysError
 from rlsys.recipe.preferences import JudgeSettings
 
 
 class Judging:
-    """A judge as the recipe describes it, over its endpoint or over an engine that is handed in.
-
-    Args:
-        settings: the recipe's section.
-        texts: generates texts for questions, where the judge is a local model; see `actors.rollout_texts`.
+    """A judge at an endpoint, as the recipe describes it.
 
     Raises:
-        ValueError: an engine for an endpoint's judge, or none for a local one.
+        ValueError: the judge is a local model.
     """
 
-    def __init__(self, settings: JudgeSettings, texts: TextGenerator | None = None) -> None:
-        if (texts is None) != (settings.local_model is None):
-            raise ValueError("a judge with a local_model needs an engine, one with an endpoint takes none")
-        self._settings, self._texts = settings, texts
+    def __init__(self, settings: JudgeSettings) -> None:
+        if settings.endpoint is None:
+            raise ValueError("only a judge at an endpoint is an actor of its own; a local_model is asked by the driver")
+        self._settings, self._endpoint = settings, Endpoint(settings.endpoint)
         self._stack = AsyncExitStack()
         self._judge: Judge | None = None
-        self._backend: Endpoint | LocalBackend | None = None
 
     async def rate(self, requests: Sequence[RatingRequest]) -> AsyncIterator[Reply]:
         """Every reply as it comes; see `Judge.rate`."""
         if self._judge is None:
+            await self._stack.enter_async_context(self._endpoint)
             self._judge = Judge(
-                await self._open(), not_applicable=self._settings.not_applicable, max_asks=self._settings.max_asks
+                self._endpoint, not_applicable=self._settings.not_applicable, max_asks=self._settings.max_asks
             )
         async for reply in self._judge.rate(requests):
             yield reply
 
     def stats(self) -> dict[str, Any]:
-        """Replies by status; of an endpoint calls, failures, tokens and cost; of an engine failed batches."""
-        replies = dict(self._judge.counts) if self._judge else {}
-        if isinstance(self._backend, Endpoint):
-            return {"replies": replies, **self._backend.counts.to_json()}
-        return {"replies": replies, "failures": dict(self._backend.failures) if self._backend else {}}
+        """Replies by status; calls, failures, tokens and cost."""
+        return {"replies": dict(self._judge.counts) if self._judge else {}, **self._endpoint.counts.to_json()}
 
     async def close(self) -> None:
         """Closes connections; the next request opens them again."""
         await self._stack.aclose()
-        self._judge = self._backend = None
-
-    async def _open(self) -> TextBackend:
-        settings = self._settings
-        if settings.endpoint is not None:
-            self._backend = await self._stack.enter_async_context(Endpoint(settings.endpoint))
-        else:
-            assert self._texts is not None and settings.local_model is not None
-            self._backend = LocalBackend(
-                self._texts,
-                name=settings.local_model,
-                render=_whole,
-                batch_size=settings.batch_size,
-                deadline_s=settings.deadline_s,
-            )
-        return self._backend
+        self._judge = None
 
 
 @ray.remote
 class JudgeWorker:
     """A `Judging` as an actor. See there for arguments and errors."""
 
-    def __init__(self, settings: JudgeSettings, texts: TextGenerator | None = None) -> None:
-        self._judging = Judging(settings, texts)
+    def __init__(self, settings: JudgeSettings) -> None:
+        self._judging = Judging(settings)
 
     async def rate(self, requests: list[RatingRequest]) -> AsyncIterator[Reply]:
         """A stream of references, one a reply."""
@@ -98,6 +75,10 @@ class JudgeWorker:
         await self._judging.close()
 
 
+class JudgeLostError(ActorError):
+    """A judge died or fell silent: asking again goes on with what is in the store."""
+
+
 class JudgeGroup:
     """The driver's end: shares requests out evenly and merges the streams. A `Rater` for `rate_responses`.
 
@@ -110,9 +91,8 @@ class JudgeGroup:
     """
 
     def __init__(self, workers: Sequence[Any], settings: JudgeSettings, *, reply_timeout_s: float) -> None:
-        model = settings.endpoint.model if settings.endpoint is not None else settings.local_model
-        assert model is not None
-        self.name = judge_name(model)
+        assert settings.endpoint is not None
+        self.name = judge_name(settings.endpoint.model)
         self.max_asks = settings.max_asks
         self._workers, self._reply_timeout_s = list(workers), reply_timeout_s
 
@@ -120,7 +100,7 @@ class JudgeGroup:
         """Every reply of every worker as it comes.
 
         Raises:
-            ActorError: a worker died, or sent no reply in time.
+            JudgeLostError: a worker died, or sent no reply in time.
             RlsysError: raised by a worker on purpose, such as a spent budget.
         """
         waiting = list(requests)
@@ -154,7 +134,7 @@ class JudgeGroup:
             return
         except TimeoutError:
             limit = f"{self._reply_timeout_s:g} s"
-            raise ActorError(
+            raise JudgeLostError(
                 f"judge {index} sent no reply", value=limit, fix="raise its deadline, or look at its log"
             ) from None
         except RayTaskError as error:
@@ -162,10 +142,8 @@ class JudgeGroup:
                 raise error.cause from error
             raise ActorError(f"judge {index} failed: {error.cause!r}") from error
         except RayActorError as error:
-            raise ActorError(f"judge {index} died: {error}", fix="start again: what was answered is kept") from error
+            raise JudgeLostError(
+                f"judge {index} died: {error}", fix="start again: what was answered is kept"
+            ) from error
         finally:
             replies.put_nowait(None)
-
-
-def _whole(question: Question) -> Question:
-    return question

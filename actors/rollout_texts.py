@@ -1,11 +1,13 @@
 """Texts from rollout workers: what a local judge, or a local model of a preference pool, answers to questions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 import ray
+import ray.exceptions
 
+from actors.roster import Roster
 from rlsys.data.chat import ChatTokenizer
 from rlsys.data.judge_backend import Question
 from rlsys.data.preference_pairs import seeded_random
@@ -30,7 +32,9 @@ class RolloutTexts:
     def __init__(
         self, workers: Sequence[Any], tokenizer_path: str, *, sampling: SamplingSettings, seed: int, timeout_s: float
     ) -> None:
-        self._workers, self._tokenizer_path = list(workers), tokenizer_path
+        self.workers = list(workers)
+        """May be replaced between two batches."""
+        self._tokenizer_path = tokenizer_path
         self._sampling, self._seed, self._timeout_s = sampling, seed, timeout_s
 
     def __getstate__(self) -> dict[str, Any]:
@@ -52,12 +56,12 @@ class RolloutTexts:
             ray.exceptions.RayError: a worker failed or was late.
         """
         asked = [self._prompt(question) for question in prompts]
-        size = len(self._workers)
+        size = len(self.workers)
         references = [
             worker.generate.remote(
                 asked[index::size], num_samples=1, sampling=self._sampling, seed=self._seed, tag="texts"
             )[1]
-            for index, worker in enumerate(self._workers)
+            for index, worker in enumerate(self.workers)
             if asked[index::size]
         ]
         texts = [""] * len(asked)
@@ -75,3 +79,35 @@ class RolloutTexts:
         text = self._chat.tokenizer.decode(ids.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text
+
+
+class RosterTexts:
+    """A `TextGenerator` over workers that are replaced as they die: a batch that lost one of them is sampled again.
+
+    Args:
+        texts: says how; its workers are those of the roster that serve.
+        roster: of workers that hold the model's weights.
+        refill: returns when a member serves, at once where one does.
+        timeout_s: in which a worker must answer a heartbeat to be kept after a failure.
+    """
+
+    def __init__(self, texts: RolloutTexts, roster: Roster, *, refill: Callable[[], None], timeout_s: float) -> None:
+        self._texts, self._roster, self._refill, self._timeout_s = texts, roster, refill, timeout_s
+
+    def generate_text(self, prompts: Sequence[Question], /) -> list[str]:
+        """One text a question, in their order.
+
+        Raises:
+            RowRefused, ray.exceptions.RayError: see `RolloutTexts`; no worker's death is the reason.
+            ActorError: no worker is left, and none can be started.
+        """
+        while True:
+            self._roster.beat()
+            self._refill()
+            serving = self._roster.serving
+            self._texts.workers = [member.handle for member in serving]
+            try:
+                return self._texts.generate_text(prompts)
+            except ray.exceptions.RayError:
+                if not self._roster.accuse([member.name for member in serving], timeout_s=self._timeout_s):
+                    raise

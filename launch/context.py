@@ -18,10 +18,12 @@ from rlsys.checkpoint.checkpoint_store import CheckpointStore
 from rlsys.checkpoint.retention import Retention
 from rlsys.errors import ActorError, DataError, RecipeError, RlsysError
 from rlsys.recipe.data import DataSettings
+from rlsys.recipe.decontamination import Decontamination
 from rlsys.recipe.learner import LearnerSettings
 from rlsys.recipe.model import ModelSettings
 from rlsys.recipe.recipe import HUB, STAGE_REFERENCE, Recipe
 from rlsys.recipe.stages import PREVIOUS, AnyStage, CheckpointSettings, DpoStage, RlvrStage, SftStage
+from rlsys.rollouts.sampling_engine_settings import EngineSettings
 from rlsys.telemetry.trace import Span, SpanRecorder, TraceFile
 from rlsys.telemetry.tracker import Tracker
 from rlsys.types import PolicyVersion
@@ -108,6 +110,13 @@ class RunContext:
         )
         return data.model_copy(update={"source": sources})
 
+    def resolve_gate(self, gate: Decontamination | None) -> Decontamination | None:
+        """The gate with `stage:` references as paths."""
+        if gate is None:
+            return None
+        paths = [str(self.resolve(path)) if path.startswith(STAGE_REFERENCE) else path for path in gate.evals]
+        return gate.model_copy(update={"evals": tuple(paths)})
+
     # --- models in memory ----------------------------------------------------------------------------------------
 
     def load_policy(self, folder: Path | None, learner: LearnerSettings) -> None:
@@ -149,6 +158,11 @@ class RunContext:
     def forget_models(self) -> None:
         """After groups of ranks were started again: nothing is known of what they hold, and their handles are new."""
         self.learner_holds = self.value_holds = self.engines_hold = self._publisher = None
+
+    def swap_engines(self, engine: EngineSettings) -> None:
+        """Has the rollout workers' places taken by engines of another model, or of the run's own, without weights."""
+        self.crew.swap_engines(engine)
+        self.engines_hold = self._publisher = None
 
     @property
     def publisher(self) -> RosterPublisher:
@@ -243,10 +257,10 @@ def pairs_folder(context: RunContext, reference: str) -> Path:
     Raises:
         DataError: there is none.
     """
-    stage = context.newest("preferences") if reference == PREVIOUS else context.resolve(reference)
+    stage = context.newest("preferences", "judged_preferences") if reference == PREVIOUS else context.resolve(reference)
     if stage is None:
-        raise DataError("no pairs", fix="add a preferences stage, or name a folder")
+        raise DataError("no pairs", fix="add a stage of preferences, or name a folder")
     folder = stage / "pairs" if (stage / "pairs").is_dir() else stage
     if not folder.is_dir():
-        raise RecipeError("no pairs are there", value=str(folder), fix="give the folder of a preferences stage")
+        raise RecipeError("no pairs are there", value=str(folder), fix="give the folder of such a stage")
     return folder

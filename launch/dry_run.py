@@ -3,7 +3,7 @@
 import math
 
 from rlsys.recipe.recipe import Recipe
-from rlsys.recipe.stages import AnyStage, PreferencesStage, RlvrStage, SupervisedStage
+from rlsys.recipe.stages import AnyStage, JudgedPreferencesStage, PreferencesStage, RlvrStage, SupervisedStage
 from rlsys.scaling.placement import PlacementPlan, placement_plan
 
 
@@ -40,6 +40,8 @@ def _batch_lines(recipe: Recipe, stage: AnyStage) -> list[str]:
             f"epochs {stage.epochs}" + (f", at most {stage.max_steps} optimizer steps" if stage.max_steps else ""),
             _optimizer_line(stage.learner),
         ]
+    if isinstance(stage, JudgedPreferencesStage):
+        return _judged_lines(stage)
     if isinstance(stage, PreferencesStage):
         prompts = stage.num_prompts or "all"
         return [f"{prompts} prompts x {stage.samples} samples, at most one pair a prompt, decided by verifiers"]
@@ -60,6 +62,18 @@ def _rlvr_lines(stage: RlvrStage, ranks: int) -> list[str]:
         f"max_staleness {stage.max_staleness}: at most {in_flight} prompts in flight",
         f"{algorithm.policy_loss}, {algorithm.advantage} advantages, KL {algorithm.kl_beta:g} in {algorithm.kl_in}",
         _optimizer_line(stage.learner),
+    ]
+
+
+def _judged_lines(stage: JudgedPreferencesStage) -> list[str]:
+    selection, samples = stage.selection, stage.responses_per_prompt
+    relaxed = selection.relaxed + selection.persona
+    rated = selection.total - relaxed
+    asked = (selection.total + relaxed) * samples
+    return [
+        f"{rated} prompts to rate and {relaxed} to relax; {asked} responses of {len(stage.pool)} model(s)",
+        f"{rated * samples} responses x {len(stage.judge.aspects)} aspects = "
+        f"{rated * samples * len(stage.judge.aspects)} ratings; at most one pair a prompt",
     ]
 
 

@@ -16,6 +16,7 @@ from actors.data_tasks import ModelFolder, prepare_model
 from actors.prometheus import PrometheusTracker
 from launch.context import RunContext, StageContext, checkpoint_store, get
 from launch.evaluation import evaluate, load_sets, stage_modules
+from launch.judged_preferences import run_judged_preferences
 from launch.preferences import run_preferences
 from launch.rlvr import run_rlvr
 from launch.supervised import run_dpo, run_reward, run_sft
@@ -72,6 +73,7 @@ TOPOLOGIES: dict[str, Callable[[RunContext, StageContext], dict[str, Any]]] = {
     "world": run_world,
     "sft": run_sft,
     "preferences": run_preferences,
+    "judged_preferences": run_judged_preferences,
     "reward": run_reward,
     "dpo": run_dpo,
     "rlvr": run_rlvr,

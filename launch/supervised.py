@@ -178,7 +178,8 @@ def save(stage: StageContext, group: ModelGroup, step: int) -> None:
 
 def _build_store(context: RunContext, settings: Any, folder: Path, layout: str) -> dict[str, Any]:
     data = context.resolve_data(settings.data)
-    ref = build_store.remote(data, context.model.folder, str(folder), layout, settings.decontamination)
+    gate = context.resolve_gate(settings.decontamination)
+    ref = build_store.remote(data, context.model.folder, str(folder), layout, gate)
     with context.spans.span("tokenize"), progress("tokenising the data", shown=context.recipe.tracking.console):
         return get(ref, timeout_s=context.recipe.cluster.operation_timeout_s, what="tokenising the data")
 

@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from rlsys.data.decontamination import decontaminate_mixed
-from rlsys.data.decontamination_files import InstanceSource, user_turns
+from rlsys.data.decontamination_files import InstanceSource, parse_source, user_turns
 from rlsys.data.decontamination_report import DecontaminationReport, KeptRows, require_clean
+from rlsys.data.reader import source_files
 from rlsys.data.row import Row
+from rlsys.data.spool import file_sha256
 from rlsys.recipe.decontamination import Decontamination
 
 
@@ -48,6 +50,14 @@ def decontaminated_rows(read: Callable[[], Iterable[Row]], settings: Decontamina
             hit["train_at"] = origins[pair["train"], hit["train_row"]]
             hit["eval_at"] = str(evals[pair["eval"]].origin(hit["eval_row"]))
     return GatedRows(lambda: _keep(read(), kept), report, document)
+
+
+def gate_hashes(settings: Decontamination) -> list[list[str]]:
+    """SHA-256 of every file of each evaluation set, in order: when one of them changes, so may what comes through.
+
+    A data set of the hub has no local file: it is told by its name, with the revision if one is given.
+    """
+    return [[file_sha256(file) for file in source_files(parse_source(name))] for name in settings.evals]
 
 
 def _keep(rows: Iterable[Row], kept: dict[str, KeptRows]) -> Iterator[Row]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
+from rlsys.errors import ActorError
 from rlsys.types import Message
 
 
@@ -58,7 +59,7 @@ class LocalBackend:
     """A model on an engine of ours: batches of prompts in, texts out, in a thread, each batch with a deadline.
 
     A batch that fails is asked again in halves, so that a question that the engine cannot take fails alone. What fails
-    or is late is a failure, never an answer.
+    or is late is a failure, never an answer. Where no engine is left (ActorError) nothing more is asked.
 
     Args:
         generator: the engine.
@@ -88,7 +89,11 @@ class LocalBackend:
         return self._name
 
     async def answer_all(self, questions: Iterable[Question]) -> AsyncIterator[tuple[Question, Answer]]:
-        """Each question with its text, batch by batch."""
+        """Each question with its text, batch by batch.
+
+        Raises:
+            ActorError: no engine is left.
+        """
         for batch in _batches(questions, self._batch_size):
             answers = await self._answer(batch)
             for question, answer in zip(batch, answers, strict=True):
@@ -101,6 +106,8 @@ class LocalBackend:
                 texts = await asyncio.to_thread(self._generator.generate_text, prompts)
         except TimeoutError:
             failure = "timeout"
+        except ActorError:
+            raise
         except Exception as error:  # isolation boundary: one batch of one model
             failure = type(error).__name__
             if len(batch) > 1:

@@ -7,17 +7,16 @@ after a kill: asks for what answers.jsonl does not have, and for nothing else
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from rlsys.data.asking import ask_all
 from rlsys.data.duplicates import DuplicateIndex, signature
 from rlsys.data.judge_backend import Question, TextBackend
 from rlsys.data.novelty import NoveltyFilter
 from rlsys.data.persona_tasks import TASKS, PersonaTask, python_block, written_prompt
-from rlsys.data.preference_constraints import add_constraints
+from rlsys.data.preference_constraints import VerifyAll, add_constraints
 from rlsys.data.preference_records import PreferencePrompt
 from rlsys.data.records import data_files, read_records
 from rlsys.data.response_store import ResponseStore
@@ -26,10 +25,7 @@ from rlsys.data.sampling import draw
 from rlsys.data.synthetic_rows import Synthetic, finish_rows
 from rlsys.errors import DataError
 from rlsys.recipe.synthesis import PersonaSettings
-from rlsys.types import Check, Outcome
-
-VerifyAll: TypeAlias = Callable[[Sequence[tuple[Check, str]]], list[Outcome]]
-"""What the verifiers say of (check, response) pairs, in order: `VerifierPool` behind a function, for model text."""
+from rlsys.types import Check
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,9 @@ from typing import Any, Literal, TypeAlias
 
 from rlsys.types import Check, Message
 
-PromptKind: TypeAlias = Literal["reused", "unused", "constrained", "persona"]
+PromptKind: TypeAlias = Literal["reused", "unused", "constrained", "relaxed", "persona"]
+RELAXED_KINDS: tuple[PromptKind, ...] = ("relaxed", "persona")
+"""Their pairs are decided by whether the constraints are kept; no judge is asked."""
 RatingStatus: TypeAlias = Literal["rated", "not_applicable", "malformed", "failed"]
 
 

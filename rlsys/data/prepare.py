@@ -11,7 +11,7 @@ from typing import Any
 
 from rlsys.data.card import write_card
 from rlsys.data.chat import ChatTokenizer
-from rlsys.data.decontamination_gate import decontaminated_rows
+from rlsys.data.decontamination_gate import decontaminated_rows, gate_hashes
 from rlsys.data.drops import DropLog, RowRefused
 from rlsys.data.mixture import Map, mix
 from rlsys.data.prompts import PromptSet
@@ -53,7 +53,7 @@ def prepare_store(
     Raises:
         DataError: a source cannot be used, or nothing is left to learn from.
     """
-    full_key = _key(data, tokenizer, layout, gate.model_dump_json() if gate else "")
+    full_key = _key(data, tokenizer, layout, gate)
     manifest = read_manifest(folder)
     if manifest is not None and manifest["key"] == full_key and manifest["layout"] == layout:
         _write_store_card(folder, manifest)
@@ -198,10 +198,11 @@ def _refuse_wrong(data: DataSettings, drops: DropLog) -> None:
         )
 
 
-def _key(data: DataSettings, tokenizer: str, layout: Layout, key: str) -> str:
-    """What a store's content depends on: settings, the sources' bytes, the tokenizer's files."""
+def _key(data: DataSettings, tokenizer: str, layout: Layout, gate: Decontamination | None) -> str:
+    """What a store's content depends on: settings, the bytes of the sources and evaluation sets, the tokenizer."""
     sources = [spool_key(source, source.filters or data.filters) for source in data.source]
     files = [path for path in sorted(Path(tokenizer).glob("*")) if path.suffix in (".json", ".jinja")]
     hashes = [[path.name, file_sha256(path)] for path in files if "token" in path.name or path.suffix == ".jinja"]
-    description = [layout, key, data.model_dump(mode="json"), sources, hashes]
+    gated = None if gate is None else [gate.model_dump(mode="json"), gate_hashes(gate)]
+    description = [layout, gated, data.model_dump(mode="json"), sources, hashes]
     return hashlib.sha256(json.dumps(description).encode()).hexdigest()

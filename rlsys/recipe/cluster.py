@@ -36,7 +36,8 @@ class ClusterSettings(Section):
     hang_timeout_s: PositiveFloat = 120.0
     """A worker that answers no heartbeat, or makes no progress, for this long is killed and replaced."""
     max_restarts: NonNegativeInt = 20
-    """How often actors of one kind (`rollout`, `verifier`, `learner`, `value`, `reference`) are started again in a run;
+    """How often actors of one kind (`rollout`, `verifier`, `judge`, `learner`, `value`,
+    `reference`) are started again in a run;
     learner and value model go back to the last checkpoint together. After that a death ends the run, or, while other
     workers of the kind live, goes unreplaced."""
 

@@ -1,10 +1,11 @@
 """The recipe's sections for preference data: the pool of models, the judge, and what is asked of them."""
 
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from rlsys.recipe.data import Names
+from rlsys.recipe.rollout import SamplingSettings, refuse_reserved
 from rlsys.recipe.section import Section
 
 AspectName: TypeAlias = Literal["helpfulness", "instruction_following", "honesty", "truthfulness"]
@@ -49,16 +50,22 @@ class JudgeSettings(Section):
 
     endpoint: EndpointSettings | None = None
     local_model: str | None = None
-    """A folder or hub name that a rollout worker loads."""
+    """A folder, `hf:owner/name` or `stage:NAME` that the rollout workers load when everything is answered."""
+    vllm: dict[str, Any] = Field(default_factory=dict)
+    """Settings of a local model's engines, over those of `rollout.vllm`."""
+    sampling: SamplingSettings = SamplingSettings(temperature=0.0)
+    """Of a local model's answers."""
     aspects: AspectNames = Field(default=ASPECTS, min_length=1)
     not_applicable: AspectNames = ("honesty",)
     """Aspects that the judge may call not applicable; they then do not count in the mean."""
     max_asks: PositiveInt = 3
     """Readable answers are asked for so often; a rating that stays unreadable is counted and keeps its response out."""
     batch_size: PositiveInt = 256
-    """Questions that a local model is given at a time."""
+    """Questions that each engine of a local model is given at a time."""
     deadline_s: PositiveFloat = 600.0
     """Of one batch of a local model."""
+
+    _ours_are_not_set = field_validator("vllm")(refuse_reserved)
 
     @model_validator(mode="after")
     def _one_judge(self) -> Self:
@@ -78,12 +85,28 @@ class PromptSelectionSettings(Section):
     unused: NonNegativeInt = 0
     """Drawn from sources whose prompts are not in the SFT data."""
     constrained: NonNegativeInt = 0
-    """Drawn from the SFT prompts that are not reused, with verifiable constraints added."""
+    """Drawn from the SFT prompts that are not reused, with verifiable constraints added; a pair stays only where the
+    chosen response keeps them (IF-augmented)."""
+    relaxed: NonNegativeInt = 0
+    """Drawn from the SFT prompts that are left, with constraints added: an answer to the prompt without one of them is
+    rejected in favour of an answer that keeps all."""
+    persona: NonNegativeInt = 0
+    """Drawn from prompts that hold constraints in their own words: one is relaxed by rewriting (Persona-IF)."""
     max_constraints: PositiveInt = 3
     """A constrained prompt has 1 to this many."""
     constraint_ids: Names = ()
     """Which ones are added, by the ids of `rlsys.verifiers.ifeval.instruction_ids()`; IFEval's 25 unless given."""
     seed: int = 0
+
+    @property
+    def of_sft_prompts(self) -> int:
+        """How many prompts are drawn from the SFT data."""
+        return self.reused + self.constrained + self.relaxed
+
+    @property
+    def total(self) -> int:
+        """Prompts of all kinds."""
+        return self.of_sft_prompts + self.unused + self.persona
 
 
 class PoolModelSettings(Section):
@@ -92,15 +115,29 @@ class PoolModelSettings(Section):
     name: str
     """In the records; unique in the pool."""
     local_model: str | None = None
-    """A folder or hub name that rollout workers load."""
+    """A folder, `hf:owner/name` or `stage:NAME` that the rollout workers load, one model after another."""
     endpoint: EndpointSettings | None = None
     on_policy: bool = False
-    """The SFT model: one of the responses to every prompt is its."""
+    """The model that the pairs are for: one of the responses to every prompt is its. With neither local_model nor
+    endpoint it is the stage's policy, published to the rollout workers."""
+    vllm: dict[str, Any] = Field(default_factory=dict)
+    """Settings of a local model's engines, over those of `rollout.vllm`."""
+
+    _ours_are_not_set = field_validator("vllm")(refuse_reserved)
+
+    @property
+    def is_policy(self) -> bool:
+        """Whether it is the stage's own policy."""
+        return self.endpoint is None and self.local_model is None
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
-        if (self.endpoint is None) == (self.local_model is None):
+        if self.endpoint is not None and self.local_model is not None:
             raise ValueError(f"model {self.name!r} is an endpoint or a local_model; give one of them")
+        if self.is_policy and not self.on_policy:
+            raise ValueError(
+                f"model {self.name!r} needs an endpoint or a local_model; only the on_policy one can do without"
+            )
         return self
 
 
@@ -108,11 +145,15 @@ class JudgedPreferenceSettings(Section):
     """Pairs by a judge: responses of several models, rated on several aspects, binarised."""
 
     pool: Annotated[tuple[PoolModelSettings, ...], Field(strict=False, min_length=1)]
+    """Who answers: `[[stage.pool]]`."""
     judge: JudgeSettings
     selection: PromptSelectionSettings = PromptSelectionSettings()
     responses_per_prompt: int = Field(default=4, ge=2)
     """Each from another model, as long as the pool has one."""
+    rewriter: str | None = None
+    """The pool's model that rewrites persona prompts with one constraint relaxed."""
     seed: int = 0
+    """Added to the recipe's; of every draw."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
@@ -122,4 +163,18 @@ class JudgedPreferenceSettings(Section):
             raise ValueError(f"two models of the pool are called {', '.join(twice)}; rename one")
         if sum(model.on_policy for model in self.pool) > 1:
             raise ValueError("more than one model of the pool is on_policy; mark the SFT model alone")
+        if self.rewriter is not None and self.rewriter not in names:
+            raise ValueError(f"rewriter is no model of the pool; got {self.rewriter!r}; choose one of {names}")
+        if self.selection.persona and self.rewriter is None:
+            raise ValueError("selection.persona needs a model that rewrites; set rewriter to a model of the pool")
         return self
+
+    @property
+    def uses_policy(self) -> bool:
+        """Whether the stage's own policy is in the pool."""
+        return any(model.is_policy for model in self.pool)
+
+    @property
+    def local_models(self) -> tuple[PoolModelSettings | JudgeSettings, ...]:
+        """What the rollout workers have to load."""
+        return tuple(one for one in (*self.pool, self.judge) if one.local_model is not None)

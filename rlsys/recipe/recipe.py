@@ -17,6 +17,7 @@ STAGE_KINDS: dict[str, type[stages.Stage]] = {
     "world": stages.WorldStage,
     "sft": stages.SftStage,
     "preferences": stages.PreferencesStage,
+    "judged_preferences": stages.JudgedPreferencesStage,
     "reward": stages.RewardStage,
     "dpo": stages.DpoStage,
     "rlvr": stages.RlvrStage,
@@ -27,7 +28,14 @@ SHARED_SECTIONS = ("learner", "verifiers", "evaluation", "sampling", "decontamin
 
 STAGE_REFERENCE = "stage:"
 HUB = "hf:"
-PRODUCES = {"sft": "policy", "dpo": "policy", "rlvr": "policy", "preferences": "pairs", "reward": "reward model"}
+PRODUCES = {
+    "sft": "policy",
+    "dpo": "policy",
+    "rlvr": "policy",
+    "preferences": "pairs",
+    "judged_preferences": "pairs",
+    "reward": "reward model",
+}
 
 
 class Recipe(Section):
@@ -59,9 +67,27 @@ class Recipe(Section):
             if stage.label in before:
                 found.append(f"{stage.label}: two stages have this name; give one of them another name")
             found += _missing_inputs(stage, before)
+            if isinstance(stage, stages.JudgedPreferencesStage):
+                found += self._judged_faults(stage, before)
             for key, path in stages.paths_read(stage):
                 found += _path_faults(f"{stage.label}.{key}", path, before)
             before[stage.label] = stage.kind
+        return found
+
+    def _judged_faults(self, stage: stages.JudgedPreferencesStage, before: dict[str, str]) -> list[str]:
+        found = []
+        if stage.selection.of_sft_prompts and not stage.sft.source and "sft" not in before.values():
+            found.append(f"{stage.label}.selection: no earlier stage has SFT prompts; give sft.source")
+        trains = any(PRODUCES.get(one.kind) == "policy" for one in self.stage)
+        if stage.uses_policy and not trains:
+            found.append(f"{stage.label}.pool: no stage trains a policy; give the on_policy model a local_model")
+        for model in stage.local_models:
+            size = model.vllm.get("tensor_parallel_size", 1)
+            if size > self.rollout.tensor_parallel_size:
+                found.append(
+                    f"{stage.label}: {model.local_model} wants tensor_parallel_size {size}, and a rollout worker has "
+                    f"{self.rollout.tensor_parallel_size}; raise rollout.vllm.tensor_parallel_size"
+                )
         return found
 
 

@@ -4,7 +4,7 @@ python -m rlsys.recipe.reference > docs/recipe.md
 """
 
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -58,7 +58,7 @@ def _section(title: str, model: type[BaseModel], seen: set[type[BaseModel]]) -> 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
     candidates = [annotation, *get_args(annotation)]
     candidates += [inner for candidate in candidates for inner in get_args(candidate)]
-    found = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+    found = list({c: None for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)})
     return found[0] if len(found) == 1 else None
 
 
@@ -66,6 +66,9 @@ def _type_name(annotation: Any) -> str:
     text = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
     if "Stage" in text:
         return "stages"
+    section = _section_of(annotation)
+    if section is not None and get_origin(annotation) is tuple:
+        return f"tables: {section.__name__}"
     for noise in ("typing.", "rlsys.recipe.", "annotated_types.", "<class '", "'>"):
         text = text.replace(noise, "")
     if "Annotated[" in text or "FieldInfo" in text or "Gt(" in text:

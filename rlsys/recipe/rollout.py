@@ -41,6 +41,17 @@ class SamplingSettings(Section):
         return self.model_copy(update={"temperature": 0.0, "top_p": 1.0})
 
 
+def refuse_reserved(vllm: dict[str, Any]) -> dict[str, Any]:
+    """Engine settings that hold none that rlsys sets itself."""
+    for key, why in RESERVED.items():
+        if key in vllm:
+            raise ValueError(f"vllm.{key} cannot be set: {why}; leave it out")
+    size = vllm.get("tensor_parallel_size", 1)
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"vllm.tensor_parallel_size must be a positive integer; got {size!r}")
+    return vllm
+
+
 class RolloutSettings(Section):
     """The engines and the publication of weights."""
 
@@ -70,16 +81,7 @@ class RolloutSettings(Section):
     vllm: dict[str, Any] = Field(default_factory=dict)
     """Any other engine setting, under vLLM's own name."""
 
-    @field_validator("vllm")
-    @classmethod
-    def _ours_are_not_set(cls, vllm: dict[str, Any]) -> dict[str, Any]:
-        for key, why in RESERVED.items():
-            if key in vllm:
-                raise ValueError(f"rollout.vllm.{key} cannot be set: {why}; leave it out")
-        size = vllm.get("tensor_parallel_size", 1)
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"rollout.vllm.tensor_parallel_size must be a positive integer; got {size!r}")
-        return vllm
+    _ours_are_not_set = field_validator("vllm")(refuse_reserved)
 
     @model_validator(mode="after")
     def _cores_for_every_worker(self) -> Self:

@@ -5,10 +5,11 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from rlsys.recipe.algorithm import AlgorithmSettings, PreferenceLossSettings, RewardLossSettings
-from rlsys.recipe.data import DataSettings
+from rlsys.recipe.data import DataSettings, TemplatingSettings
 from rlsys.recipe.decontamination import Decontamination
 from rlsys.recipe.evaluation import EvaluationSettings
 from rlsys.recipe.learner import LearnerSettings
+from rlsys.recipe.preferences import JudgedPreferenceSettings
 from rlsys.recipe.rollout import SamplingSettings
 from rlsys.recipe.section import Section
 from rlsys.recipe.verifiers import VerifierSettings
@@ -85,13 +86,45 @@ class PreferencesStage(Stage):
     verifiers: VerifierSettings = VerifierSettings()
 
 
+class JudgedPreferencesStage(Stage, JudgedPreferenceSettings):
+    """Pairs by a judge: responses of a pool of models, the stage's policy among them, rated and binarised."""
+
+    kind: Literal["judged_preferences"]
+    policy: str = PREVIOUS
+    sft: DataSettings = DataSettings()
+    """Prompts that the policy was trained on; those of the newest earlier SFT stage unless given."""
+    unused: DataSettings = DataSettings()
+    """Where unused prompts come from."""
+    personas: DataSettings = DataSettings()
+    """Where persona prompts come from, such as the rows of `rlsys data personas`."""
+    sampling: SamplingSettings = SamplingSettings()
+    """Of the responses of the policy and of local models; an endpoint has settings of its own."""
+    templating: TemplatingSettings = TemplatingSettings()
+    """Of the pairs."""
+    verifiers: VerifierSettings = VerifierSettings()
+    """Of constraints."""
+    decontamination: Decontamination | None = None
+    """A gate for the prompts, before anybody is asked."""
+
+    @model_validator(mode="after")
+    def _prompts_have_sources(self) -> "JudgedPreferencesStage":
+        selection = self.selection
+        if not selection.total:
+            raise ValueError("no prompt is selected; set selection.reused or another of its counts")
+        for kind in ("unused", "persona"):
+            key = "personas" if kind == "persona" else kind
+            if getattr(selection, kind) and not getattr(self, key).source:
+                raise ValueError(f"selection.{kind} needs prompts; give {key}.source")
+        return self
+
+
 class RewardStage(SupervisedStage):
     """A reward model on pairs, from the policy's weights with a scalar head."""
 
     kind: Literal["reward"]
     policy: str = PREVIOUS
     pairs: str = PREVIOUS
-    """A folder of pairs that a preferences stage wrote; not used where `data` names sources."""
+    """A folder of pairs that a stage of preferences wrote; not used where `data` names sources."""
     data: DataSettings = DataSettings()
     loss: RewardLossSettings = RewardLossSettings()
 
@@ -102,7 +135,7 @@ class DpoStage(SupervisedStage):
     kind: Literal["dpo"]
     policy: str = PREVIOUS
     pairs: str = PREVIOUS
-    """A folder of pairs that a preferences stage wrote; not used where `data` names sources."""
+    """A folder of pairs that a stage of preferences wrote; not used where `data` names sources."""
     data: DataSettings = DataSettings()
     loss: PreferenceLossSettings = PreferenceLossSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -175,14 +208,23 @@ class EvaluateStage(Stage):
 
 
 AnyStage = Annotated[
-    WorldStage | SftStage | PreferencesStage | RewardStage | DpoStage | RlvrStage | EvaluateStage,
+    WorldStage
+    | SftStage
+    | PreferencesStage
+    | JudgedPreferencesStage
+    | RewardStage
+    | DpoStage
+    | RlvrStage
+    | EvaluateStage,
     Field(discriminator="kind"),
 ]
 
 
 def verifiers_of(stage: AnyStage) -> VerifierSettings | None:
     """The stage's verifier section, if its kind has one."""
-    return stage.verifiers if isinstance(stage, PreferencesStage | RlvrStage | EvaluateStage) else None
+    if isinstance(stage, PreferencesStage | JudgedPreferencesStage | RlvrStage | EvaluateStage):
+        return stage.verifiers
+    return None
 
 
 def evaluation_of(stage: AnyStage) -> EvaluationSettings | None:
@@ -194,6 +236,8 @@ def data_of(stage: AnyStage) -> DataSettings | None:
     """What the stage reads, if its kind reads data."""
     if isinstance(stage, SftStage | RewardStage | DpoStage):
         return stage.data
+    if isinstance(stage, JudgedPreferencesStage):
+        return stage.sft
     return stage.prompts if isinstance(stage, PreferencesStage | RlvrStage) else None
 
 
@@ -213,4 +257,8 @@ def paths_read(stage: AnyStage) -> list[tuple[str, str]]:
             paths += [(f"{key}.development.{name}", path) for name, path in settings.development.items()]
         elif isinstance(settings, Decontamination):
             paths += [(f"{key}.evals", path) for path in settings.evals]
+    if isinstance(stage, JudgedPreferencesStage):
+        models = [(f"pool.{model.name}", model.local_model) for model in stage.pool]
+        models.append(("judge", stage.judge.local_model))
+        paths += [(f"{key}.local_model", path) for key, path in models if path is not None]
     return paths

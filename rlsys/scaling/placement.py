@@ -5,7 +5,15 @@ from dataclasses import dataclass
 
 from rlsys.errors import PlacementError
 from rlsys.recipe.recipe import Recipe
-from rlsys.recipe.stages import DpoStage, EvaluateStage, PreferencesStage, RewardStage, RlvrStage, SftStage
+from rlsys.recipe.stages import (
+    DpoStage,
+    EvaluateStage,
+    JudgedPreferencesStage,
+    PreferencesStage,
+    RewardStage,
+    RlvrStage,
+    SftStage,
+)
 
 OVERSUBSCRIBED_CPUS = 0.01
 """What an actor reserves where actors share cores: Ray refuses bundles of nothing."""
@@ -73,6 +81,8 @@ def actors_needed(recipe: Recipe) -> set[str]:
         evaluates = isinstance(stage, SftStage | DpoStage) and bool(stage.evaluation.test)
         if evaluates or isinstance(stage, PreferencesStage | RlvrStage | EvaluateStage):
             needed |= {"rollout", "verifier"}
+        if isinstance(stage, JudgedPreferencesStage) and (stage.uses_policy or stage.local_models):
+            needed.add("rollout")
     return needed
 
 

@@ -16,6 +16,7 @@ METRICS: dict[str, str] = {
     "loss/{policy,value,supervised,preference,reward}": "the loss of the whole optimizer step",
     "supervised/nll": "negative log-likelihood of a target token, nats",
     "preference/{accuracy,margin,chosen_reward,rejected_reward}": "implicit rewards of pairs",
+    "preference/{prompts,responses,ratings,pairs,tied,unsettled}": "how many, of a stage of judged preferences",
     "reward_model/{accuracy,margin,chosen_reward,rejected_reward}": "scores of pairs",
     "policy/{entropy,clip_frac}": "nats a token; share of tokens that a clip holds",
     "policy/{approx_kl,reference_kl}": "KL a token between old and new policy, and from policy to reference, nats",

@@ -89,7 +89,7 @@ def test_a_group_of_judges_rates_everything_right_and_goes_on_after_one_died(tmp
 
 
 def test_judges_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match="needs an engine"):
+    with pytest.raises(ValueError, match="asked by the driver"):
         Judging(JudgeSettings(local_model="some/folder"))
 
 

@@ -15,6 +15,7 @@ from rlsys.data.reader import read_rows
 from rlsys.data.token_store import PairStore, TokenStore
 from rlsys.errors import DataError
 from rlsys.recipe.data import DataSettings, FilterSettings, SourceSettings, TemplatingSettings
+from rlsys.recipe.decontamination import Decontamination
 from rlsys.types import Check
 
 
@@ -77,6 +78,19 @@ def test_a_store_is_reused_until_something_changes(tmp_path: Path, tokenizer: st
     assert prepare_store(data, tokenizer, folder)["rows"] == 10
     cut = data.model_copy(update={"templating": TemplatingSettings(max_length=16)})
     assert prepare_store(cut, tokenizer, folder)["longest"] == 16
+
+
+def test_a_store_is_made_again_when_an_evaluation_file_of_its_gate_changes(tmp_path: Path, tokenizer: str):
+    data = DataSettings(source=(written(tmp_path, "sums", *GOOD),))
+    held_out = written(tmp_path, "held_out", GOOD[3])
+    gate = Decontamination(evals=(held_out.path,), mode="exact", max_overlap=1.0)
+    folder = tmp_path / "store"
+    assert prepare_store(data, tokenizer, folder, gate=gate)["rows"] == 19
+    stamp = (folder / "token_ids.npy").stat().st_mtime_ns
+    assert prepare_store(data, tokenizer, folder, gate=gate)["rows"] == 19
+    assert (folder / "token_ids.npy").stat().st_mtime_ns == stamp
+    written(tmp_path, "held_out", *GOOD[3:8])
+    assert prepare_store(data, tokenizer, folder, gate=gate)["rows"] == 15
 
 
 def test_the_store_is_in_the_order_of_the_mixture(tmp_path: Path, tokenizer: str):

@@ -7,18 +7,20 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from fake_openai_server import FAILURES, FakeOpenAI, true_rating
+from fake_openai_server import FAILURES, FakeOpenAI, response_in, true_rating, uniform
+from scripted_writer import ScriptedWriter
 
 from rlsys.data.judge import Judge
-from rlsys.data.judge_backend import TextBackend
+from rlsys.data.judge_backend import Question, TextBackend
 from rlsys.data.judge_endpoint import Endpoint
 from rlsys.data.preference_pipeline import JudgedPairs, judged_pairs
-from rlsys.data.preference_records import PreferencePrompt
+from rlsys.data.preference_records import AddedConstraint, PreferencePrompt
 from rlsys.data.reader import read_rows
 from rlsys.recipe.preferences import (
     ASPECTS,
@@ -27,6 +29,8 @@ from rlsys.recipe.preferences import (
     JudgeSettings,
     PoolModelSettings,
 )
+from rlsys.types import Check, Outcome
+from rlsys.verifiers.registry import get_verifier
 
 MODELS = ("sft", "alpha", "beta", "gamma", "delta")
 
@@ -48,6 +52,10 @@ def _settings(base_url: str, **changes) -> JudgedPreferenceSettings:
     return JudgedPreferenceSettings(pool=pool, judge=judge, seed=1)
 
 
+def _nothing_to_verify(asked: Sequence[tuple[Check, str]]) -> list[Outcome]:
+    raise AssertionError(f"no prompt here has a constraint: {asked}")
+
+
 async def _pipeline(
     number: int, folder: Path, settings: JudgedPreferenceSettings
 ) -> tuple[JudgedPairs, list[Endpoint]]:
@@ -56,7 +64,8 @@ async def _pipeline(
         opened = [await stack.enter_async_context(Endpoint(one)) for one in endpoints if one is not None]
         pool: dict[str, TextBackend] = dict(zip(MODELS, opened, strict=False))
         judge = Judge(opened[-1], max_asks=settings.judge.max_asks)
-        return await judged_pairs(_prompts(number), pool, judge, folder, settings=settings), opened
+        made = await judged_pairs(_prompts(number), pool, judge, folder, settings=settings, verify=_nothing_to_verify)
+        return made, opened
 
 
 def _responses(folder: Path) -> dict[str, dict[tuple[str, int], str]]:
@@ -184,3 +193,52 @@ def test_killed_at_any_moment_it_asks_for_nothing_that_it_was_told(tmp_path):
     for name in ("responses.jsonl", "ratings.jsonl"):
         keys = [tuple(json.loads(line)["key"]) for line in (tmp_path / name).read_text().splitlines()]
         assert len(keys) == len(set(keys))
+
+
+def test_relaxed_prompts_are_answered_twice_and_judged_by_nobody_but_the_verifier(tmp_path):
+    text = "Do not use any commas."
+    constraint = AddedConstraint("punctuation:no_comma", {}, text)
+    asked = ({"role": "user", "content": "Name two fruits."},)
+    prompts = [
+        *_prompts(2),
+        PreferencePrompt("c", asked, "toy", "constrained", (constraint,)),
+        PreferencePrompt("r", asked, "toy", "relaxed", (constraint,)),
+        PreferencePrompt("p", ({"role": "user", "content": "Name two trees. No commas."},), "toy", "persona"),
+    ]
+
+    def answer(question: Question) -> str:
+        content = question.messages[-1]["content"]
+        if "<request>" in content:
+            return "Request: Name two trees."
+        keeps = text in content or "No commas" in content
+        return f"{question.key[:6]} and plum" if keeps else f"{question.key[:6]}, plum"
+
+    def rating(question: Question) -> str:
+        text = response_in(question.messages[-1]["content"])
+        return f"Rating: {1 + int(uniform('quality', text) * 5)}"
+
+    models = {name: ScriptedWriter(answer) for name in ("sft", "other")}
+    judge = ScriptedWriter(rating)
+    pool = tuple(PoolModelSettings(name=name, local_model=name, on_policy=name == "sft") for name in models)
+    settings = JudgedPreferenceSettings(
+        pool=pool, judge=JudgeSettings(local_model="judge"), responses_per_prompt=2, rewriter="other"
+    )
+
+    def verify(asked: Sequence[tuple[Check, str]]) -> list[Outcome]:
+        return [get_verifier(check.verifier).judge(text, check.ground_truth, "reward").outcome for check, text in asked]
+
+    made = asyncio.run(judged_pairs(prompts, models, Judge(judge), tmp_path, settings=settings, verify=verify))
+    assert made.responses["asked"] == (5 + 2) * 2
+    assert made.relaxed == Counter(pairs=2, unchecked=1, rewritten=1, asked=1)
+    assert judge.asked.total() == 3 * 2 * 4, "relaxed prompts are rated by nobody"
+    assert made.verified["verified"] + made.binarised["tied"] >= 1
+    relaxed = {pair.prompt.id: pair for pair in made.pairs if pair.decided_by == "relaxed"}
+    assert set(relaxed) == {"r", "p"}
+    for id, pair in relaxed.items():
+        assert (pair.chosen.prompt_id, pair.rejected.prompt_id) == (id, f"{id}+relaxed")
+        assert " and " in pair.chosen.text and "," in pair.rejected.text
+    written = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    assert [one["id"] for one in written] == [pair.prompt.id for pair in made.pairs]
+    again = asyncio.run(judged_pairs(prompts, models, Judge(judge), tmp_path, settings=settings, verify=verify))
+    assert again.pairs == made.pairs
+    assert (again.responses["asked"], again.relaxed["asked"], judge.asked.total()) == (0, 0, 24)

@@ -1,13 +1,19 @@
 """Prompt selection, and pairs about instructions that really are verified, with the real IFEval verifier."""
 
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
 from itertools import combinations
 
 import pytest
+from scripted_writer import ScriptedWriter
 
 from rlsys.data.formats import rows_of
-from rlsys.data.preference_constraints import add_constraints, keep_verified, relax, relaxed_pairs
+from rlsys.data.preference_constraints import VerifyAll, add_constraints, keep_verified, relax, relaxed_pairs
 from rlsys.data.preference_prompts import select_prompts
 from rlsys.data.preference_records import AddedConstraint, PreferencePair, PreferencePrompt, Response
+from rlsys.data.preference_rewriting import relaxed_prompts
+from rlsys.data.response_store import ResponseStore
 from rlsys.data.row import Origin, Row
 from rlsys.errors import VerifierError
 from rlsys.recipe.preferences import PromptSelectionSettings
@@ -25,8 +31,12 @@ def _row(name: str, content: str, *, answer: str = "Yes.") -> Row:
     return Row(name, name.split("/")[0], Origin("f.jsonl", 1), messages)
 
 
-def _verify(check: Check, text: str) -> Outcome:
-    return get_verifier(check.verifier).judge(text, check.ground_truth, "reward").outcome
+def _verify(asked: Sequence[tuple[Check, str]]) -> list[Outcome]:
+    return [get_verifier(check.verifier).judge(text, check.ground_truth, "reward").outcome for check, text in asked]
+
+
+def _failing(outcome: Outcome) -> VerifyAll:
+    return lambda asked: [outcome] * len(asked)
 
 
 def _prompt(*ids: str, id: str = "p") -> PreferencePrompt:
@@ -51,6 +61,22 @@ def test_kinds_do_not_overlap_and_what_is_missing_is_counted():
         "reused": 8, "unused": 10, "constrained": 5, "short_of/reused": 0, "short_of/unused": 40,
         "short_of/constrained": 0, "in_sft": 1, "repeated": 1,
     }  # fmt: skip
+
+
+def test_relaxed_and_persona_prompts_are_drawn_beside_the_others():
+    personas = [_row(f"persona/{index}", f"Persona question {index}?") for index in range(4)]
+    seen = _row("persona/seen", "Question number 1?")
+    settings = PromptSelectionSettings(reused=30, relaxed=2, persona=3, constraint_ids=(COMMA,))
+    selection = select_prompts(SFT, [], settings, persona_rows=[*personas, seen])
+    assert selection.counts == {
+        "reused": 30, "short_of/reused": 0, "relaxed": 0, "short_of/relaxed": 2, "persona": 3, "short_of/persona": 0,
+        "answered": 1,
+    }  # fmt: skip
+    selection = select_prompts(SFT, [], settings.model_copy(update={"reused": 10, "constrained": 3}))
+    kinds = Counter(prompt.kind for prompt in selection.prompts)
+    assert kinds == {"reused": 10, "constrained": 3, "relaxed": 2}
+    assert len({prompt.id.partition("+")[0] for prompt in selection.prompts}) == 15
+    assert all(prompt.constraints for prompt in selection.prompts if prompt.kind != "reused")
 
 
 def test_selection_is_a_draw_by_seed_that_ignores_the_order_of_rows():
@@ -133,7 +159,7 @@ def test_if_augmented_pairs_are_kept_only_where_the_chosen_one_is_verified():
     kept, counts = keep_verified(pairs[:4], _verify)
     assert [one.prompt.id for one in kept] == ["right", "free"]
     assert counts == {"unconstrained": 1, "verified": 1, "broken": 2, "masked": 0}
-    kept, counts = keep_verified(pairs[4:], lambda check, text: "timeout")
+    kept, counts = keep_verified(pairs[4:], _failing("timeout"))
     assert (kept, counts["masked"]) == ([], 1)
 
 
@@ -162,11 +188,55 @@ def test_persona_if_pairs_prefer_the_answer_to_the_whole_prompt():
     assert [(p.prompt.id, p.chosen.text, p.rejected.text) for p in pairs] == [
         ("good", "Plum and pear.", "Apples, pears.")
     ]
-    assert counts == {"pairs": 1, "no_right": 2, "no_wrong": 1, "masked": 0}
-    pairs, counts = relaxed_pairs(prompts[:1], responses, relaxed, lambda check, text: "error", seed=0)
+    assert counts == {"pairs": 1, "unchecked": 0, "no_right": 2, "no_wrong": 1, "masked": 0}
+    pairs, counts = relaxed_pairs(prompts[:1], responses, relaxed, _failing("error"), seed=0)
     assert (pairs, counts["masked"]) == ([], 4)
-    with pytest.raises(ValueError, match="no constraint"):
-        relaxed_pairs([_prompt()], {}, {}, _verify, seed=0)
+
+
+def test_free_text_prompts_are_held_to_the_check_of_their_source_if_they_have_one():
+    asked = ({"role": "user", "content": "Name two fruits, and use no commas."},)
+    truth = {"instruction_id_list": [COMMA], "kwargs": [{}]}
+    checked = PreferencePrompt("c", asked, "personas", "persona", own_checks=(Check("ifeval", truth),))
+    unchecked = PreferencePrompt("u", asked, "personas", "persona")
+    answers = {id: [Response(id, "m", n, text) for n, text in enumerate(("a, b", "a and b"))] for id in ("c", "u")}
+    relaxed = {id: [Response(id, "m", n, text) for n, text in enumerate(("c, d", "a, b"))] for id in ("c", "u")}
+    found = [
+        relaxed_pairs([checked, unchecked], answers, relaxed, _verify, seed=seed)[0] for seed in range(20)
+    ]  # fmt: skip
+    texts = {pair.prompt.id: set() for pair in found[0]}
+    for pairs in found:
+        for pair in pairs:
+            texts[pair.prompt.id].add((pair.chosen.text, pair.rejected.text))
+    assert texts["c"] == {("a and b", "c, d"), ("a and b", "a, b")}
+    assert texts["u"] == {("a, b", "c, d"), ("a and b", "c, d")}, "an answer to both prompts says nothing"
+
+
+def test_free_text_prompts_are_rewritten_once_and_what_cannot_be_read_is_counted(tmp_path):
+    prompts = [
+        PreferencePrompt(id, ({"role": "user", "content": f"Name {id}. Use no commas."},), "personas", "persona")
+        for id in ("plums", "pears", "figs")
+    ]
+    said = {
+        "plums": "Sure.\nRequest: Name plums. Use commas.",
+        "pears": "Request: name pears.  Use no COMMAS.",
+        "figs": "I would rather not.",
+    }
+    writer = ScriptedWriter(lambda question: said[question.key.removeprefix("rewrite/")])
+
+    def relax_all() -> tuple[dict[str, PreferencePrompt], Counter[str]]:
+        with ResponseStore(tmp_path / "rewritings.jsonl") as store:
+            return asyncio.run(relaxed_prompts([*prompts, _prompt(COMMA)], writer, store, seed=0))
+
+    relaxed, counts = relax_all()
+    assert {id: prompt.messages[-1]["content"] for id, prompt in relaxed.items()} == {
+        "plums": "Name plums. Use commas.",
+        "p": "Name two fruits.",
+    }
+    assert relaxed["plums"].id == "plums+relaxed"
+    assert (counts["rewritten"], counts["unchanged"], counts["unreadable"], counts["asked"]) == (1, 1, 1, 3)
+    again, counts = relax_all()
+    assert again == relaxed
+    assert (counts["asked"], counts["kept"]) == (0, 3)
 
 
 def test_a_written_pair_is_read_back_with_margin_and_checks():

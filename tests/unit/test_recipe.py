@@ -10,6 +10,7 @@ from launch.dry_run import describe
 from rlsys.errors import RecipeError
 from rlsys.recipe.load import build_recipe, load_recipe
 from rlsys.recipe.reference import render
+from rlsys.scaling.placement import actors_needed
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "configs").rglob("*.toml"))
@@ -77,6 +78,59 @@ def test_impossible_combinations_are_refused_at_load(stage, fault):
     with pytest.raises(RecipeError) as error:
         build_recipe(minimal(**stage))
     assert fault in str(error.value)
+
+
+ENDPOINT = {"model": "m"}
+JUDGED = {
+    "kind": "judged_preferences",
+    "sft": {"source": [{"path": "README.md"}]},
+    "selection": {"reused": 4},
+    "pool": [{"name": "policy", "on_policy": True}, {"name": "other", "endpoint": ENDPOINT}],
+    "judge": {"endpoint": ENDPOINT},
+}
+DPO = {"kind": "dpo", "batch_size": 2, "learner": {}}
+
+
+def judged(*after: dict, **changes) -> dict:
+    return {**minimal(), "stage": [JUDGED | changes, *after]}
+
+
+@pytest.mark.parametrize(
+    ("tree", "fault"),
+    [
+        (judged(), "give the on_policy model a local_model"),
+        (judged(DPO, sft={}), "no earlier stage has SFT prompts; give sft.source"),
+        (judged(DPO, selection={}), "no prompt is selected"),
+        (judged(DPO, selection={"unused": 1}), "selection.unused needs prompts; give unused.source"),
+        (judged(DPO, selection={"persona": 1}), "set rewriter to a model of the pool"),
+        (judged(DPO, rewriter="nobody"), "rewriter is no model of the pool"),
+        (judged(DPO, pool=[{"name": "a"}]), "needs an endpoint or a local_model"),
+        (judged(DPO, pool=[{"name": "a", "local_model": "nowhere"}]), "pool.a.local_model: no such file or folder"),
+        (judged(DPO, judge={"local_model": "configs", "vllm": {"model": "x"}}), "vllm.model cannot be set"),
+        (
+            judged(DPO, judge={"local_model": "configs", "vllm": {"tensor_parallel_size": 2}}),
+            "raise rollout.vllm.tensor_parallel_size",
+        ),
+    ],
+)
+def test_judged_preferences_that_cannot_be_are_refused_at_load(tree, fault):
+    with pytest.raises(RecipeError) as error:
+        build_recipe(tree)
+    assert fault in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("pool", "judge", "needed"),
+    [
+        (JUDGED["pool"], {"endpoint": ENDPOINT}, {"learner", "reference", "rollout"}),
+        ([{"name": "m", "endpoint": ENDPOINT}], {"local_model": "configs"}, {"learner", "reference", "rollout"}),
+        ([{"name": "m", "endpoint": ENDPOINT}], {"endpoint": ENDPOINT}, {"learner", "reference"}),
+    ],
+)
+def test_judged_preferences_need_engines_unless_everybody_is_at_an_endpoint(pool, judge, needed):
+    recipe = build_recipe(judged(DPO, pool=pool, judge=judge))
+    assert actors_needed(recipe) == needed
+    assert "4 prompts to rate and 0 to relax; 16 responses" in describe(recipe)
 
 
 def test_a_missing_recipe_and_broken_toml_are_one_sentence(tmp_path):
