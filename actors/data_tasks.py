@@ -89,13 +89,14 @@ def build_prompts(
     modules: Sequence[str],
     limit: int | None,
     gate: Decontamination | None,
+    with_checks: bool = True,
 ) -> Any:
     """The `PromptSet` of the sources, each ground truth checked by its verifier; the data card goes into `folder`."""
     from rlsys.data.prepare import prepare_prompts
     from rlsys.verifiers.registry import load_verifier_modules
 
     load_verifier_modules(modules)
-    return prepare_prompts(data, tokenizer, limit=limit, folder=Path(folder), gate=gate)
+    return prepare_prompts(data, tokenizer, limit=limit, folder=Path(folder), gate=gate, with_checks=with_checks)
 
 
 @ray.remote
@@ -139,6 +140,7 @@ def write_rollouts(groups: Sequence[GroupReference], path: str, tokenizer: str, 
             "verifiers": [verdict.verifier for verdict in experience.verdicts],
             "outcomes": [verdict.outcome for verdict in experience.verdicts],
             "scores": [verdict.score for verdict in experience.verdicts],
+            "reward_model_score": experience.reward_model_score,
             "reward": experience.reward,
         }
         for group in fetch_groups(groups)

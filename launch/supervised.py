@@ -21,7 +21,8 @@ from rlsys.algorithms.schedule import learning_rate
 from rlsys.algorithms.step_guard import StepGuard
 from rlsys.checkpoint.checkpoint import Checkpoint
 from rlsys.recipe.algorithm import SafetySettings
-from rlsys.recipe.stages import PREVIOUS, DpoStage, RewardStage, SftStage, SupervisedStage
+from rlsys.recipe.section import PREVIOUS
+from rlsys.recipe.stages import DpoStage, RewardStage, SftStage, SupervisedStage
 
 SECONDS_A_CALL = 2.0
 """Steps are asked for in calls of about so long: short enough for a live console, long enough to hide a round trip."""

@@ -9,12 +9,11 @@ from rlsys.recipe.data import DataSettings
 from rlsys.recipe.decontamination import Decontamination
 from rlsys.recipe.evaluation import EvaluationSettings
 from rlsys.recipe.learner import LearnerSettings
+from rlsys.recipe.reward_model import RewardModelSettings
 from rlsys.recipe.rollout import SamplingSettings
-from rlsys.recipe.section import Section
+from rlsys.recipe.section import PREVIOUS, Section
 from rlsys.recipe.verifiers import VerifierSettings
 
-PREVIOUS = "previous"
-"""The newest output of the wanted kind (policy, pairs or reward model) that an earlier stage made."""
 FROM_POLICY = "policy"
 
 
@@ -121,6 +120,8 @@ class RlvrStage(Stage):
     """The value model's learner settings; the policy's when absent."""
     algorithm: AlgorithmSettings = AlgorithmSettings()
     verifiers: VerifierSettings = VerifierSettings()
+    reward_model: RewardModelSettings | None = None
+    """`[stage.reward_model]`: a reward model's score, added to what the verifiers pay or in their place."""
     sampling: SamplingSettings = SamplingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
@@ -208,6 +209,8 @@ def paths_read(stage: AnyStage) -> list[tuple[str, str]]:
         elif isinstance(settings, EvaluationSettings):
             paths += [(f"{key}.test.{name}", path) for name, path in settings.test.items()]
             paths += [(f"{key}.development.{name}", path) for name, path in settings.development.items()]
+        elif isinstance(settings, RewardModelSettings) and settings.path != PREVIOUS:
+            paths.append((f"{key}.path", settings.path))
         elif isinstance(settings, Decontamination):
             paths += [(f"{key}.evals", path) for path in settings.evals]
     return paths

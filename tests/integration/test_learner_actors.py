@@ -167,14 +167,13 @@ def test_a_scalar_model_starts_from_a_policy_or_from_another_one(groups, tmp_pat
     assert torch.equal(again.score.weight, loaded.score.weight)
 
     experiences = [make_experience(np.random.default_rng(i), i) for i in range(3)]
-    (values,), (scores,) = (ray.get(call([[[e] for e in experiences]]).get()) for call in (groups.value.values, groups.value.scores))  # fmt: skip  # noqa: E501
+    (values,) = ray.get(groups.value.values([[[e] for e in experiences]]).get())
     place = 0
-    for e, score in zip(experiences, scores, strict=True):
+    for e in experiences:
         ids = torch.from_numpy(np.concatenate([e.prompt.token_ids, e.rollout.response_ids])).long()[None]
         every = loaded.score(loaded.model(input_ids=ids).last_hidden_state)[0, :, 0].detach().numpy()
         num = len(e.rollout.response_ids)
         np.testing.assert_allclose(values[place : place + num], every[-num - 1 : -1], atol=1e-5)
-        assert score == pytest.approx(every[-1], abs=1e-5)
         place += num
 
 
