@@ -77,15 +77,9 @@ def ledger_settings(settings: RlvrStage) -> LedgerSettings:
 def prompt_stream(context: RunContext, settings: RlvrStage, folder: Path) -> PromptStream:
     """The stage's prompts; their data card goes into the folder."""
     data = context.resolve_data(settings.prompts)
-    ref = build_prompts.remote(
-        data,
-        context.model.folder,
-        str(folder),
-        stage_modules(context),
-        None,
-        settings.decontamination,
-        settings.reward_model is None or not settings.reward_model.is_alone,
-    )
+    alone = settings.reward_model is not None and settings.reward_model.is_alone
+    modules = None if alone else stage_modules(context)
+    ref = build_prompts.remote(data, context.model.folder, str(folder), modules, None, settings.decontamination)
     prompts = get(ref, timeout_s=context.recipe.cluster.operation_timeout_s, what="reading the prompts")
     return PromptStream(prompts, context.recipe.seed)
 

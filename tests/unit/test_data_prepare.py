@@ -134,6 +134,8 @@ def test_prompts_with_checked_ground_truths(tmp_path: Path, tokenizer: str):
     card = json.loads((tmp_path / "card" / "data_card.json").read_text())
     assert card["dropped"]["by_reason"] == {"bad_ground_truth": 2, "no_ground_truth": 1}
     assert (card["prompts"], card["rows"]) == (5, 8)
+    bare = prepare_prompts(DataSettings(source=(source,)), tokenizer, with_checks=False)
+    assert len(bare) == 8 and {item.checks for item in bare.items} == {()}
     again = prepare_prompts(DataSettings(source=(source,)), tokenizer)
     assert [one.id for one in again.items] == [one.id for one in prompts.items]
     assert again.digest == prompts.digest

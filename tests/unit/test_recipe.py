@@ -66,6 +66,10 @@ def minimal(**stage) -> dict:
     ("stage", "fault"),
     [
         ({"value_from": "previous"}, "no earlier stage makes a reward model"),
+        ({"reward_model": {}}, "rlvr.reward_model.path: no earlier stage makes a reward model"),
+        ({"reward_model": {"path": "/nowhere"}}, "rlvr.reward_model.path: no such file or folder"),
+        ({"reward_model": {"path": "stage:rm"}}, "no earlier stage is called rm"),
+        ({"reward_model": {"use": "instead"}}, "Input should be 'added' or 'alone'"),
         ({"prompts": {"source": [{"path": "stage:world/p.jsonl"}]}}, "no earlier stage is called world"),
         ({"prompts": {"source": [{"path": "/nowhere/p.jsonl"}]}}, "no such file or folder"),
         ({"algorithm": {"advantage": "grpo"}}, "set samples to 2 or more"),
