@@ -50,7 +50,7 @@ def run_sft(context: RunContext, stage: StageContext) -> dict[str, Any]:
 
     def train(first_step: int, lrs: Sequence[float]) -> Pending[Any]:
         return learner.train_supervised(
-            str(folder), first_step=first_step, lrs=lrs, batch_size=settings.batch_size, seed=seed
+            str(folder), settings.loss, first_step=first_step, lrs=lrs, batch_size=settings.batch_size, seed=seed
         )
 
     context.learner_holds = None

@@ -4,7 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from rlsys.recipe.algorithm import AlgorithmSettings, PreferenceLossSettings, RewardLossSettings
+from rlsys.recipe.algorithm import (
+    AlgorithmSettings,
+    PreferenceLossSettings,
+    RewardLossSettings,
+    SupervisedLossSettings,
+)
 from rlsys.recipe.data import DataSettings
 from rlsys.recipe.decontamination import Decontamination
 from rlsys.recipe.evaluation import EvaluationSettings
@@ -69,6 +74,7 @@ class SftStage(SupervisedStage):
     kind: Literal["sft"]
     policy: str = PREVIOUS
     data: DataSettings
+    loss: SupervisedLossSettings = SupervisedLossSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
 
