@@ -72,7 +72,13 @@ def run(tmp_path_factory) -> Iterator[SimpleNamespace]:
     write_jsonl(folder / "verified.jsonl", [{"prompt": p, "checks": [check]} for p in asked])
     write_jsonl(folder / "bare.jsonl", [{"prompt": p} for p in asked])
     (folder / "recipe.toml").write_text(RECIPE.partition("[[stage]]")[0] + STAGES.format(folder=folder))
-    overrides = [f'runs="{folder}"', "name=run", "cluster.reward_ranks=2", 'cluster.colocate=["value"]', "cluster.rollout_workers=1"]
+    overrides = [
+        f'runs="{folder}"',
+        "name=run",
+        "cluster.reward_ranks=2",
+        'cluster.colocate=["value"]',
+        "cluster.rollout_workers=1",
+    ]
     faults = Faults()
 
     def kill(call: int) -> None:
