@@ -68,7 +68,7 @@ def run(tmp_path_factory) -> Iterator[SimpleNamespace]:
     folder = tmp_path_factory.mktemp("reward")
     asked = [f"List {n} {thing}." for n in (2, 3) for thing in THINGS]
     write_jsonl(folder / "pairs.jsonl", [{"chosen": answer(p, "a, b"), "rejected": answer(p, "b")} for p in asked])
-    check = {"verifier": "max_length", "ground_truth": {"max_chars": 60}}
+    check = {"verifier": "max_length", "ground_truth": {"max_chars": 44}}
     write_jsonl(folder / "verified.jsonl", [{"prompt": p, "checks": [check]} for p in asked])
     write_jsonl(folder / "bare.jsonl", [{"prompt": p} for p in asked])
     (folder / "recipe.toml").write_text(RECIPE.partition("[[stage]]")[0] + STAGES.format(folder=folder))
