@@ -44,6 +44,8 @@ class RewardScoring:
     model: Callable[[], RewardModel]
     """The group that is there now: another one after it died."""
     weight: float
+    timeout_s: float = 1800.0
+    """A model that takes longer over a chunk, those before it included, is taken for dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class VerifiedGroup:
     summary: GroupSummary
     reference: GroupReference
     seconds: float
-    """From its start to its verdict."""
+    """From its start to its verdict, a reward model's scoring apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class _Chunk:
     scorer: RewardModel | None = None
     scored: Any = None
     num_scorings: int = 0
+    scoring_since: float | None = None
+    """While it is being scored."""
     scoring_error: ActorError | None = None
     verifier: Member | None = None
     verified: Any = None
@@ -239,6 +243,10 @@ class RolloutPump:
         assert self._scoring is not None
         chunk.scorer = self._scoring.model()
         chunk.num_scorings += 1
+        now = time.monotonic()
+        if chunk.scoring_since is not None:  # by a model that died
+            chunk.started += now - chunk.scoring_since
+        chunk.scoring_since = now
         chunk.scored = chunk.scorer.score(chunk.prompts, chunk.rollouts)
         self._chunks[chunk.scored] = chunk
 
@@ -267,7 +275,11 @@ class RolloutPump:
             return self._not_sampled(chunk, error) if chunk.scored is None else self._not_scored(chunk, error)
         if chunk.scored is None:
             self._score(chunk)
-        elif not self._verify(chunk):
+            return []
+        assert chunk.scoring_since is not None
+        chunk.started += time.monotonic() - chunk.scoring_since  # scoring has a deadline of its own
+        chunk.scoring_since = None
+        if not self._verify(chunk):
             self._unverified.append(chunk)
         return []
 
@@ -300,9 +312,12 @@ class RolloutPump:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
         if isinstance(cause, ray.exceptions.RayError) and not isinstance(cause, ray.exceptions.RayActorError):
             return self._give_up(chunk, "rollouts_lost", error)
+        return self._wait_for_another_scorer(chunk, error)
+
+    def _wait_for_another_scorer(self, chunk: _Chunk, error: Exception) -> list[VerifiedGroup | LostGroups]:
         if chunk.num_scorings >= MAX_VERIFICATIONS:
             return self._give_up(chunk, "reward_model_died", error)
-        chunk.scoring_error = ActorError(f"the reward model did not score groups {chunk.ordinals}: {cause!r}")
+        chunk.scoring_error = ActorError(f"the reward model did not score groups {chunk.ordinals}: {error}")
         self._unscored.append(chunk)
         return []
 
@@ -329,15 +344,24 @@ class RolloutPump:
     def _take_late(self) -> list[VerifiedGroup | LostGroups]:
         now = time.monotonic()
         done: list[VerifiedGroup | LostGroups] = []
-        for chunk in [chunk for chunk in self._under_way if now - chunk.started > self._timeout_s]:
-            self._chunks.pop(chunk.awaited, None)
-            for waiting in (self._unscored, self._unverified):
-                if chunk in waiting:
-                    waiting.remove(chunk)
-            self._abort(chunk)
-            error = ActorError(f"groups {chunk.ordinals} did not come through", value=f"{self._timeout_s:g} s")
-            done += self._give_up(chunk, "timeout", error)
+        for chunk in [*self._chunks.values(), *self._unverified]:
+            if chunk.scoring_since is not None:
+                done += self._take_late_scoring(chunk, now - chunk.scoring_since)
+            elif now - chunk.started > self._timeout_s:
+                self._chunks.pop(chunk.awaited, None)
+                if chunk in self._unverified:
+                    self._unverified.remove(chunk)
+                self._abort(chunk)
+                error = ActorError(f"groups {chunk.ordinals} did not come through", value=f"{self._timeout_s:g} s")
+                done += self._give_up(chunk, "timeout", error)
         return done
+
+    def _take_late_scoring(self, chunk: _Chunk, seconds: float) -> list[VerifiedGroup | LostGroups]:
+        assert self._scoring is not None
+        if seconds <= self._scoring.timeout_s:
+            return []
+        del self._chunks[chunk.awaited]
+        return self._wait_for_another_scorer(chunk, TimeoutError(f"no answer within {self._scoring.timeout_s:g} s"))
 
     def _abort(self, chunk: _Chunk) -> None:
         if chunk.worker in self._workers:

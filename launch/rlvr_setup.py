@@ -102,7 +102,11 @@ def _pump(context: RunContext, settings: RlvrStage, stream: PromptStream) -> Rol
 def _scoring(context: RunContext, settings: RlvrStage) -> RewardScoring | None:
     if settings.reward_model is None:
         return None
-    return RewardScoring(lambda: context.crew.reward_model, settings.reward_model.weight)
+    return RewardScoring(
+        model=lambda: context.crew.reward_model,
+        weight=settings.reward_model.weight,
+        timeout_s=context.recipe.cluster.operation_timeout_s,
+    )
 
 
 def load_models(context: RunContext, settings: RlvrStage) -> None:

@@ -94,14 +94,16 @@ class Verifier:
 
 @ray.remote(num_cpus=0)
 class Scorer:
-    """A rank of a reward model: scores a group by its ordinal, or dies of it."""
+    """A rank of a reward model: scores a group by its ordinal, dies of it, or never answers."""
 
-    def __init__(self, dies: bool) -> None:
-        self._dies = dies
+    def __init__(self, fault: str = "") -> None:
+        self._fault = fault
 
     def scores(self, prompts: list[Prompt], groups: list[int]) -> list[list[float]]:
-        if self._dies:
+        if self._fault == "dies":
             os._exit(1)
+        while self._fault == "hangs":
+            time.sleep(0.05)
         return [[float(ordinal)] for ordinal in groups]
 
 
@@ -161,28 +163,37 @@ def release(workers: Roster) -> None:
     ray.get([handle.release.remote() for handle in workers])
 
 
-def reward_model(*, dies: bool) -> RewardModel:
-    return RewardModel(RankGroup(Placement("reward"), [Scorer.remote(dies)]))
+def reward_model(fault: str = "") -> RewardModel:
+    return RewardModel(RankGroup(Placement("reward"), [Scorer.remote(fault)]))
 
 
-def test_a_dead_reward_models_chunks_are_scored_by_its_successor():
+@pytest.mark.parametrize(("fault", "told"), [("dies", "The actor died"), ("hangs", "no answer within 2 s")])
+def test_a_dead_reward_models_chunks_are_scored_by_its_successor(fault: str, told: str):
     workers = roster("rollout", lambda slot: Sampler.remote(), join=True)
     workers.serve(workers.built)
     verifiers = roster("verifier", lambda slot: Verifier.remote())
-    models = [reward_model(dies=True), reward_model(dies=False)]
-    pump = make_pump(workers, verifiers, scoring=RewardScoring(lambda: models[0], weight=2.0))
+    models = [reward_model(fault), reward_model()]
+    ray.get(models[1].score([], []), timeout=60)
+    pump = make_pump(workers, verifiers, scoring=RewardScoring(lambda: models[0], weight=2.0, timeout_s=2.0))
     release(workers)
     pump.start([3, 4])
     while pump.reward_model_error is None:
         assert pump.poll(timeout_s=1.0) == []
-    assert "the reward model did not score groups" in str(pump.reward_model_error)
+    assert told in str(pump.reward_model_error)
     assert pump.num_running == 2
-    del models[0]
+    models.pop(0).shutdown()
     found = poll_for(pump, 2)
     assert sorted((group.summary.ordinal, group.summary.rewards) for group in found) == [(3, (6.0,)), (4, (8.0,))]
     assert (pump.num_running, pump.reward_model_error, workers.built[0].load) == (0, None, 0)
 
-    models[:] = [reward_model(dies=True) for _ in range(3)]
+
+def test_a_chunk_that_three_reward_models_die_of_is_given_up():
+    workers = roster("rollout", lambda slot: Sampler.remote(), join=True)
+    workers.serve(workers.built)
+    verifiers = roster("verifier", lambda slot: Verifier.remote())
+    models = [reward_model("dies") for _ in range(4)]
+    pump = make_pump(workers, verifiers, scoring=RewardScoring(lambda: models[0], weight=1.0))
+    release(workers)
     pump.start([5])
     lost: list[VerifiedGroup | LostGroups] = []
     while not lost:
@@ -190,7 +201,7 @@ def test_a_dead_reward_models_chunks_are_scored_by_its_successor():
         if pump.reward_model_error is not None:
             del models[0]
     assert [(group.ordinals, group.reason) for group in lost] == [((5,), "reward_model_died")]
-    assert len(models) == 1, "three of them died of it"
+    assert (len(models), pump.num_running, workers.built[0].load) == (2, 0, 0)
 
 
 def test_a_killed_workers_groups_are_lost_and_the_others_go_on():
