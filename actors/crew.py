@@ -2,7 +2,7 @@
 
 crew = Crew(recipe, plan, engine=EngineSettings(...), tokenizer=folder)
 crew.start()                      in the background, one kind after another; the first use of a kind waits for it
-crew.learner, crew.value, crew.reference, crew.workers, crew.verifiers
+crew.learner, crew.value, crew.reference, crew.reward_model, crew.workers, crew.verifiers
 
 Workers are replaced one by one as they die (`actors.roster`). A group of ranks holds one model together: when one of
 them dies the whole group is started again, empty, and the topology says what it must hold.
@@ -10,7 +10,7 @@ them dies the whole group is started again, empty, and the topology says what it
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeAlias
 
@@ -23,6 +23,7 @@ from actors.cluster import node_resources, reserve
 from actors.groups import Placement
 from actors.learner import Learner
 from actors.reference_model import ReferenceModel
+from actors.reward_model import RewardModel
 from actors.rollout_worker import RolloutWorker
 from actors.roster import Restarts, Roster
 from actors.value_model import ValueModel
@@ -34,9 +35,14 @@ from rlsys.recipe.verifiers import VerifierSettings
 from rlsys.rollouts.sampling_engine_settings import EngineSettings
 from rlsys.scaling.placement import PlacementPlan, check_fits
 
-RankedModel: TypeAlias = Learner | ValueModel | ReferenceModel
-RANKED: dict[str, type[RankedModel]] = {"learner": Learner, "value": ValueModel, "reference": ReferenceModel}
-STARTED_FIRST = ("learner", "rollout", "verifier", "value", "reference")
+RankedModel: TypeAlias = Learner | ValueModel | ReferenceModel | RewardModel
+RANKED: dict[str, type[RankedModel]] = {
+    "learner": Learner,
+    "value": ValueModel,
+    "reference": ReferenceModel,
+    "reward": RewardModel,
+}
+STARTED_FIRST = ("learner", "rollout", "verifier", "value", "reference", "reward")
 """The order in which a recipe needs them; starting one by one keeps a small machine's cores for the first."""
 
 
@@ -101,6 +107,11 @@ class Crew:
         return self._wait("reference")
 
     @property
+    def reward_model(self) -> RewardModel:
+        """The frozen reward model's ranks."""
+        return self._wait("reward")
+
+    @property
     def workers(self) -> Roster:
         """`RolloutWorker` actors."""
         return self._wait("rollout")
@@ -151,9 +162,9 @@ class Crew:
                 self._pings[kind] = self._ping(kind)
         return dead
 
-    def fallen(self) -> list[str]:
+    def fallen(self, kinds: Collection[str] = tuple(RANKED)) -> list[str]:
         """Groups with a rank that is dead; where none is, those with one that does not answer before the deadline."""
-        asked = {ref: kind for kind in self._ranked_kinds() for ref in self._ping(kind)}
+        asked = {ref: kind for kind in self._ranked_kinds() if kind in kinds for ref in self._ping(kind)}
         waiting = list(asked)
         deadline = time.monotonic() + self._recipe.cluster.hang_timeout_s
         dead: set[str] = set()
@@ -215,9 +226,12 @@ class Crew:
 
     def _placement(self, kind: str) -> Placement:
         cluster, plan = self._recipe.cluster, self._plan
-        ranks = {"learner": cluster.learner_ranks, "value": cluster.value_ranks, "reference": cluster.reference_ranks}[
-            kind
-        ]
+        ranks = {
+            "learner": cluster.learner_ranks,
+            "value": cluster.value_ranks,
+            "reference": cluster.reference_ranks,
+            "reward": cluster.reward_ranks,
+        }[kind]
         indices = tuple(plan.bundle_index(kind, rank) for rank in range(ranks))
         bundle = plan.training[indices[0]]
         return Placement(

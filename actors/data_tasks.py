@@ -90,16 +90,21 @@ def build_prompts(
     data: DataSettings,
     tokenizer: str,
     folder: str,
-    modules: Sequence[str],
+    modules: Sequence[str] | None,
     limit: int | None,
     gate: Decontamination | None,
 ) -> Any:
-    """The `PromptSet` of the sources, each ground truth checked by its verifier; the data card goes into `folder`."""
+    """The `PromptSet` of the sources, each ground truth checked by its verifier; the data card goes into `folder`.
+
+    `modules` register the user's verifiers; None: no verifier is asked, and prompts are left without checks.
+    """
     from rlsys.data.prepare import prepare_prompts
     from rlsys.verifiers.registry import load_verifier_modules
 
-    load_verifier_modules(modules)
-    return prepare_prompts(data, tokenizer, limit=limit, folder=Path(folder), gate=gate)
+    load_verifier_modules(modules or ())
+    return prepare_prompts(
+        data, tokenizer, limit=limit, folder=Path(folder), gate=gate, with_checks=modules is not None
+    )
 
 
 @ray.remote
@@ -172,6 +177,7 @@ def write_rollouts(groups: Sequence[GroupReference], path: str, tokenizer: str, 
             "verifiers": [verdict.verifier for verdict in experience.verdicts],
             "outcomes": [verdict.outcome for verdict in experience.verdicts],
             "scores": [verdict.score for verdict in experience.verdicts],
+            "reward_model_score": experience.reward_model_score,
             "reward": experience.reward,
         }
         for group in fetch_groups(groups)

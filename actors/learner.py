@@ -18,7 +18,7 @@ import ray
 
 from actors.groups import ModelGroup, Pending, in_shard_order, of_rank_0
 from actors.rank import Rank, fetch, publish
-from rlsys.recipe.algorithm import AlgorithmSettings, PreferenceLossSettings
+from rlsys.recipe.algorithm import AlgorithmSettings, PreferenceLossSettings, SupervisedLossSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,15 +41,13 @@ class LearnerRank(Rank):
         self._sender: WeightSender | None = None
 
     def train_supervised(
-        self, *, folder: str, first_step: int, lrs: Sequence[float], batch_size: int, seed: int
+        self, *, folder: str, settings: SupervisedLossSettings, **step_settings: Any
     ) -> "list[StepReport]":
-        """`rlsys.models.supervised.train_supervised` over the token store in `folder`."""
+        """`rlsys.models.supervised.train_supervised`, which has the `step_settings`, over a token store."""
         from rlsys.data.token_store import TokenStore
         from rlsys.models.supervised import train_supervised
 
-        return train_supervised(
-            self.engine, TokenStore(folder), first_step=first_step, lrs=lrs, batch_size=batch_size, seed=seed
-        )
+        return train_supervised(self.engine, TokenStore(folder), settings, **step_settings)
 
     def train_preferences(
         self, *, folder: str, steps: "PairSteps", settings: PreferenceLossSettings, reference: "np.ndarray | None"
@@ -146,12 +144,10 @@ class Learner(ModelGroup):
     actor_class = LearnerRank
 
     def train_supervised(
-        self, folder: str, *, first_step: int, lrs: Sequence[float], batch_size: int, seed: int
+        self, folder: str, settings: SupervisedLossSettings, **step_settings: Any
     ) -> "Pending[list[StepReport]]":
-        """One optimizer step for each learning rate."""
-        return self.ranks.submit(
-            "train_supervised", folder=folder, first_step=first_step, lrs=lrs, batch_size=batch_size, seed=seed
-        ).map(of_rank_0)
+        """`step_settings`: `first_step`, `lrs`, `batch_size`, `seed`; one optimizer step for each learning rate."""
+        return self.ranks.submit("train_supervised", folder=folder, settings=settings, **step_settings).map(of_rank_0)
 
     def train_preferences(
         self,

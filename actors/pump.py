@@ -1,9 +1,11 @@
 """Prompt groups on their way from admission to a verdict: one generate call, then one verify call, for every chunk.
 
     start(ordinals) --> RolloutWorker.generate --rollouts--> VerifierWorker.verify --summaries--> poll()
-                          | died, failed, late                 | died                '--experiences (by reference only)
-                          v                                    '--> verified again by another, from the same rollouts
-                        LostGroups
+                          | died, failed, late     |   ^       | died                '--experiences (by reference only)
+                          v                        |   |       '--> verified again by another, from the same rollouts
+                        LostGroups                 v   | scores
+                                           RewardModel.score         where the stage has a reward model
+                                                   | died: `reward_model_error`; scored again by the one in its place
 
 The driver sees summaries; tokens go from actor to actor by reference. Whoever polls also supervises: workers that die
 or hang are replaced meanwhile, and chunks wait here while there is nobody to take them.
@@ -19,6 +21,7 @@ import ray
 import ray.exceptions
 
 from actors.begun_groups import BegunGroup, UnderWay
+from actors.reward_model import RewardModel
 from actors.roster import Member, Roster
 from actors.shards import GroupReference
 from rlsys.errors import ActorError, RlsysError
@@ -26,13 +29,26 @@ from rlsys.recipe.rollout import SamplingSettings
 from rlsys.types import GroupSummary, Prompt
 
 MAX_VERIFICATIONS = 3
-"""Verifier workers that a chunk's rollouts may cost before they are given up."""
+"""Verifier workers that a chunk's rollouts may cost before they are given up; and as many reward models."""
 MAX_WAIT_S = 5.0
 """Longest wait between two looks at the workers."""
 SNAPSHOT_DEADLINE_S = 30.0
 """For a worker to tell what it has under way, which it does between two steps of its engine."""
 
-LossReason = Literal["rollout_worker_died", "rollout_worker_failed", "verifier_died", "rollouts_lost", "timeout"]
+LossReason = Literal[
+    "rollout_worker_died", "rollout_worker_failed", "reward_model_died", "verifier_died", "rollouts_lost", "timeout"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RewardScoring:
+    """A reward model that scores what is sampled."""
+
+    model: Callable[[], RewardModel]
+    """The group that is there now: another one after it died."""
+    weight: float
+    timeout_s: float = 1800.0
+    """A model that takes longer over a chunk, those before it included, is taken for dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +58,7 @@ class VerifiedGroup:
     summary: GroupSummary
     reference: GroupReference
     seconds: float
-    """From its start to its verdict."""
+    """From its start to its verdict, a reward model's scoring apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +78,21 @@ class _Chunk:
     generated: Any
     rollouts: Any
     started: float
+    scorer: RewardModel | None = None
+    scored: Any = None
+    num_scorings: int = 0
+    scoring_since: float | None = None
+    """While it is being scored."""
+    scoring_error: ActorError | None = None
     verifier: Member | None = None
     verified: Any = None
     experiences: Any = None
     num_verifications: int = 0
+
+    @property
+    def awaited(self) -> Any:
+        """The reference that is there when the step under way is done."""
+        return self.verified or self.scored or self.generated
 
 
 class RolloutPump:
@@ -82,6 +109,7 @@ class RolloutPump:
         group_timeout_s: a chunk that takes longer is lost.
         tag: of the calls, `train` or `eval`.
         mode: of the verifiers; their own setting when absent.
+        scoring: by a reward model, between sampling and verifying.
         fixed: ordinal o goes to the worker in place o % n, all that is started at once in one call to each worker.
     """
 
@@ -98,12 +126,14 @@ class RolloutPump:
         group_timeout_s: float = 1800.0,
         tag: str = "train",
         mode: Literal["eval", "reward"] | None = None,
+        scoring: RewardScoring | None = None,
         fixed: bool = False,
     ) -> None:
         self._workers, self._verifiers = workers, verifiers
         self._prompts = prompts
         self._request = {"num_samples": num_samples, "sampling": sampling, "seed": seed, "tag": tag}
         self._verify_options = {} if mode is None else {"mode": mode}
+        self._scoring = scoring
         self._groups_per_call = groups_per_call
         self._timeout_s = group_timeout_s
         self._fixed = fixed
@@ -112,7 +142,10 @@ class RolloutPump:
         """Ordinals of a call that waits for a worker, and the place of the one that must take it."""
         self._unverified: list[_Chunk] = []
         """Chunks that wait for a verifier."""
+        self._unscored: list[_Chunk] = []
+        """Chunks that wait for another reward model."""
         self._chunks: dict[Any, _Chunk] = {}
+        """Chunks with a step under way, by its reference."""
         self._begun: dict[int, BegunGroup] = {}
         """What a checkpoint had of ordinals that are not started yet."""
         self.num_continued = 0
@@ -121,8 +154,16 @@ class RolloutPump:
     @property
     def num_running(self) -> int:
         """Groups started and not yet given back."""
-        under_way = (*self._chunks.values(), *self._unverified)
-        return sum(len(chunk.ordinals) for chunk in under_way) + sum(len(ordinals) for ordinals, _ in self._queue)
+        return sum(len(chunk.ordinals) for chunk in self._under_way) + sum(len(queued) for queued, _ in self._queue)
+
+    @property
+    def reward_model_error(self) -> ActorError | None:
+        """What ended the reward model, while chunks wait for the one that the caller must start in its place."""
+        return next((chunk.scoring_error for chunk in self._unscored if not self._is_replaced(chunk)), None)
+
+    @property
+    def _under_way(self) -> list[_Chunk]:
+        return [*self._chunks.values(), *self._unscored, *self._unverified]
 
     def start(self, ordinals: Sequence[int]) -> None:
         """Hands prompts to the workers with the fewest groups under way, the lowest one first."""
@@ -166,7 +207,7 @@ class RolloutPump:
 
         Workers that do not answer in time are left out.
         """
-        chunks = (*self._chunks.values(), *self._unverified)
+        chunks = self._under_way
         workers = {chunk.worker for chunk in chunks if not _is_there(chunk.generated)}
         tag = self._request["tag"]
         asked = [worker.handle.begun.remote(tag=tag) for worker in workers if worker in self._workers]
@@ -182,10 +223,11 @@ class RolloutPump:
 
     def abort(self) -> None:
         """Forgets everything that was started; the workers end the requests. Nothing of it will come through."""
-        for chunk in (*self._chunks.values(), *self._unverified):
+        for chunk in self._under_way:
             self._abort(chunk)
             _unload(chunk)
         self._queue.clear()
+        self._unscored.clear()
         self._unverified.clear()
         self._chunks.clear()
         self._begun.clear()
@@ -197,6 +239,9 @@ class RolloutPump:
 
     def _place(self) -> None:
         """Gives what waits to whoever can take it."""
+        for chunk in [chunk for chunk in self._unscored if self._is_replaced(chunk)]:
+            self._unscored.remove(chunk)
+            self._score(chunk)
         for chunk in self._unverified[:]:
             if self._verify(chunk):
                 self._unverified.remove(chunk)
@@ -210,7 +255,9 @@ class RolloutPump:
             generated, rollouts = worker.handle.generate.remote(prompts, **self._request, **self._begun_of(ordinals))
             worker.load += len(ordinals)
             chunk = _Chunk(ordinals, worker, prompts, generated, rollouts, time.monotonic())
-            if not self._verify(chunk):
+            if self._scoring is not None:
+                self._chunks[chunk.awaited] = chunk
+            elif not self._verify(chunk):
                 self._unverified.append(chunk)
 
     def _begun_of(self, ordinals: Sequence[int]) -> dict[str, list[Any]]:
@@ -226,6 +273,21 @@ class RolloutPump:
             return next((member for member in serving if member.slot == place), None)
         return min(serving, key=lambda member: (member.load, member.slot), default=None)
 
+    def _is_replaced(self, chunk: _Chunk) -> bool:
+        assert self._scoring is not None
+        return chunk.scorer is not self._scoring.model()
+
+    def _score(self, chunk: _Chunk) -> None:
+        assert self._scoring is not None
+        chunk.scorer = self._scoring.model()
+        chunk.num_scorings += 1
+        now = time.monotonic()
+        if chunk.scoring_since is not None:  # by a model that died
+            chunk.started += now - chunk.scoring_since
+        chunk.scoring_since = now
+        chunk.scored = chunk.scorer.score(chunk.prompts, chunk.rollouts)
+        self._chunks[chunk.scored] = chunk
+
     def _verify(self, chunk: _Chunk) -> bool:
         verifiers = self._verifiers.serving
         if not verifiers:
@@ -234,13 +296,32 @@ class RolloutPump:
         self._next_verifier += 1
         chunk.verifier.load += len(chunk.ordinals)
         chunk.num_verifications += 1
+        options = dict(self._verify_options)
+        if self._scoring is not None:
+            options |= {"reward_model_scores": chunk.scored, "reward_model_weight": self._scoring.weight}
         chunk.verified, chunk.experiences = chunk.verifier.handle.verify.remote(
-            chunk.prompts, chunk.rollouts, **self._verify_options
+            chunk.prompts, chunk.rollouts, **options
         )
         self._chunks[chunk.verified] = chunk
         return True
 
     def _collect(self, chunk: _Chunk) -> list[VerifiedGroup | LostGroups]:
+        """Goes on with a chunk whose step is done."""
+        if chunk.verified is not None:
+            return self._take_verdicts(chunk)
+        if (error := _error_of(chunk.awaited)) is not None:
+            return self._not_sampled(chunk, error) if chunk.scored is None else self._not_scored(chunk, error)
+        if chunk.scored is None:
+            self._score(chunk)
+            return []
+        assert chunk.scoring_since is not None
+        chunk.started += time.monotonic() - chunk.scoring_since  # scoring has a deadline of its own
+        chunk.scoring_since = None
+        if not self._verify(chunk):
+            self._unverified.append(chunk)
+        return []
+
+    def _take_verdicts(self, chunk: _Chunk) -> list[VerifiedGroup | LostGroups]:
         try:
             summaries = ray.get(chunk.verified, timeout=0)
         except ray.exceptions.RayError as error:
@@ -252,18 +333,40 @@ class RolloutPump:
             for index, summary in enumerate(summaries)
         ]
 
-    def _not_verified(self, chunk: _Chunk, error: ray.exceptions.RayError) -> list[VerifiedGroup | LostGroups]:
-        sampling = _error_of(chunk.generated)
-        if isinstance(sampling, ray.exceptions.RayActorError):
+    def _not_sampled(self, chunk: _Chunk, error: Exception) -> list[VerifiedGroup | LostGroups]:
+        if isinstance(error, ray.exceptions.RayActorError):
             _unload(chunk)
             self._workers.lost(chunk.worker, "died")
-            return [LostGroups(chunk.ordinals, "rollout_worker_died", sampling)]
-        if isinstance(sampling, ray.exceptions.RayTaskError):
-            if isinstance(sampling.cause, ValueError):  # a prompt's own fault
-                raise _user_error(sampling) from sampling
+            return [LostGroups(chunk.ordinals, "rollout_worker_died", error)]
+        if isinstance(error, ray.exceptions.RayTaskError):
+            if isinstance(error.cause, ValueError):  # a prompt's own fault
+                raise _user_error(error) from error
             _unload(chunk)
-            self._workers.lost(chunk.worker, f"failed ({sampling.cause!r})")
-            return [LostGroups(chunk.ordinals, "rollout_worker_failed", sampling)]
+            self._workers.lost(chunk.worker, f"failed ({error.cause!r})")
+            return [LostGroups(chunk.ordinals, "rollout_worker_failed", error)]
+        return self._give_up(chunk, "rollouts_lost", error)
+
+    def _not_scored(self, chunk: _Chunk, error: Exception) -> list[VerifiedGroup | LostGroups]:
+        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+        if isinstance(cause, ray.exceptions.RayError) and not isinstance(cause, ray.exceptions.RayActorError):
+            return self._give_up(chunk, "rollouts_lost", error)
+        return self._wait_for_another_scorer(chunk, error)
+
+    def _wait_for_another_scorer(self, chunk: _Chunk, error: Exception) -> list[VerifiedGroup | LostGroups]:
+        if chunk.num_scorings >= MAX_VERIFICATIONS:
+            return self._give_up(chunk, "reward_model_died", error)
+        chunk.scoring_error = ActorError(f"the reward model did not score groups {chunk.ordinals}: {error}")
+        self._unscored.append(chunk)
+        return []
+
+    def _give_up(self, chunk: _Chunk, reason: LossReason, error: Exception) -> list[VerifiedGroup | LostGroups]:
+        _unload(chunk)
+        return [LostGroups(chunk.ordinals, reason, error)]
+
+    def _not_verified(self, chunk: _Chunk, error: ray.exceptions.RayError) -> list[VerifiedGroup | LostGroups]:
+        sampling = _error_of(chunk.generated)
+        if isinstance(sampling, ray.exceptions.RayActorError | ray.exceptions.RayTaskError):
+            return self._not_sampled(chunk, sampling)
         if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(error.cause, ray.exceptions.RayError):
             raise _user_error(error) from error
         died = isinstance(error, ray.exceptions.RayActorError)
@@ -274,22 +377,29 @@ class RolloutPump:
                 self._unverified.append(chunk)
                 self._place()
                 return []
-        _unload(chunk)
-        return [LostGroups(chunk.ordinals, "verifier_died" if died else "rollouts_lost", error)]
+        return self._give_up(chunk, "verifier_died" if died else "rollouts_lost", error)
 
     def _take_late(self) -> list[VerifiedGroup | LostGroups]:
         now = time.monotonic()
-        late = [chunk for chunk in (*self._chunks.values(), *self._unverified) if now - chunk.started > self._timeout_s]
         done: list[VerifiedGroup | LostGroups] = []
-        for chunk in late:
-            self._chunks.pop(chunk.verified, None)
-            if chunk in self._unverified:
-                self._unverified.remove(chunk)
-            self._abort(chunk)
-            _unload(chunk)
-            error = ActorError(f"groups {chunk.ordinals} did not come through", value=f"{self._timeout_s:g} s")
-            done.append(LostGroups(chunk.ordinals, "timeout", error))
+        for chunk in [*self._chunks.values(), *self._unverified]:
+            if chunk.scoring_since is not None:
+                done += self._take_late_scoring(chunk, now - chunk.scoring_since)
+            elif now - chunk.started > self._timeout_s:
+                self._chunks.pop(chunk.awaited, None)
+                if chunk in self._unverified:
+                    self._unverified.remove(chunk)
+                self._abort(chunk)
+                error = ActorError(f"groups {chunk.ordinals} did not come through", value=f"{self._timeout_s:g} s")
+                done += self._give_up(chunk, "timeout", error)
         return done
+
+    def _take_late_scoring(self, chunk: _Chunk, seconds: float) -> list[VerifiedGroup | LostGroups]:
+        assert self._scoring is not None
+        if seconds <= self._scoring.timeout_s:
+            return []
+        del self._chunks[chunk.awaited]
+        return self._wait_for_another_scorer(chunk, TimeoutError(f"no answer within {self._scoring.timeout_s:g} s"))
 
     def _abort(self, chunk: _Chunk) -> None:
         if chunk.worker in self._workers:
@@ -309,6 +419,8 @@ def _is_there(ref: Any) -> bool:
 def _error_of(ref: Any) -> Exception | None:
     try:
         ray.get(ref, timeout=0)
+    except ray.exceptions.GetTimeoutError:  # it is there, on another node
+        return None
     except ray.exceptions.RayError as error:
         return error
     return None

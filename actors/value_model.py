@@ -43,12 +43,6 @@ class ValueModelRank(Rank):
 
         return pair_scores(self.engine, PairStore(folder))
 
-    def scores(self, *, shards: Refs) -> list[Any]:
-        """References to `[N]` scores of each shard's responses."""
-        from rlsys.models.value import shard_scores
-
-        return publish(shard_scores(self.engine, fetch(shards, 0)))
-
     def values(self, *, shards: Refs) -> list[Any]:
         """References to the estimates before each response token of each shard."""
         from rlsys.models.value import shard_values
@@ -80,10 +74,6 @@ class ValueModel(ModelGroup):
     def pair_scores(self, folder: str) -> "Pending[np.ndarray]":
         """`[P, 2]` float32, chosen and rejected."""
         return self.ranks.submit("pair_scores", folder=folder).map(of_rank_0)
-
-    def scores(self, shards: Refs) -> Pending[list[Any]]:
-        """One reference to `[N]` scores a shard."""
-        return self.ranks.submit_sharded("scores", {"shards": shards}).map(in_shard_order)
 
     def values(self, shards: Refs) -> Pending[list[Any]]:
         """One reference a shard."""

@@ -45,6 +45,7 @@ class Verifying:
         groups: Sequence[Sequence[Rollout]],
         *,
         reward_model_scores: Sequence[Sequence[float]] | None = None,
+        reward_model_weight: float = 1.0,
         mode: VerifyMode | None = None,
     ) -> tuple[list[GroupSummary], list[list[Experience]]]:
         """Runs all checks of each prompt on each of its samples.
@@ -52,8 +53,9 @@ class Verifying:
         Args:
             prompts: one per group.
             groups: `[prompt][sample]`.
-            reward_model_scores: `[prompt][sample]`, added to the verified reward; the reward itself for prompts
-                without checks.
+            reward_model_scores: `[prompt][sample]`, times the weight added to the verified reward; the reward itself
+                for prompts without checks.
+            reward_model_weight: reward of one unit of the score.
             mode: in place of the settings' own, for evaluation.
 
         Raises:
@@ -71,7 +73,9 @@ class Verifying:
             scores = reward_model_scores[number] if reward_model_scores is not None else [None] * len(group)
             experiences.append(
                 [
-                    self._experience(prompt, rollout, tuple(next(verdicts) for _ in prompt.checks), score)
+                    self._experience(
+                        prompt, rollout, tuple(next(verdicts) for _ in prompt.checks), score, reward_model_weight
+                    )
                     for rollout, score in zip(group, scores, strict=True)
                 ]
             )
@@ -92,12 +96,16 @@ class Verifying:
         self._pool.close()
 
     def _experience(
-        self, prompt: Prompt, rollout: Rollout, verdicts: tuple[Verdict, ...], reward_model_score: float | None
+        self, prompt: Prompt, rollout: Rollout, verdicts: tuple[Verdict, ...], score: float | None, weight: float
     ) -> Experience:
         reward = response_reward(
-            verdicts, prompt.checks, rollout.finish_reason, self._settings, reward_model_score=reward_model_score
+            verdicts,
+            prompt.checks,
+            rollout.finish_reason,
+            self._settings,
+            reward_model_score=None if score is None else weight * score,
         )
-        return Experience(prompt, rollout, verdicts, reward)
+        return Experience(prompt, rollout, verdicts, reward, score)
 
 
 def summarize(group: Sequence[Experience]) -> GroupSummary:
@@ -120,6 +128,9 @@ def summarize(group: Sequence[Experience]) -> GroupSummary:
         verdicts=tuple(
             tuple(dataclasses.replace(verdict, detail={}) for verdict in experience.verdicts) for experience in group
         ),
+        reward_model_scores=tuple(
+            experience.reward_model_score for experience in group if experience.reward_model_score is not None
+        ),
     )
 
 
@@ -136,10 +147,13 @@ class VerifierWorker:
         prompts: list[Prompt],
         groups: list[list[Rollout]],
         reward_model_scores: list[list[float]] | None = None,
+        reward_model_weight: float = 1.0,
         mode: VerifyMode | None = None,
     ) -> tuple[list[GroupSummary], list[list[Experience]]]:
         """Two returns, so that the driver fetches the summaries and passes the experiences on by reference."""
-        return self._verifying.verify(prompts, groups, reward_model_scores=reward_model_scores, mode=mode)
+        return self._verifying.verify(
+            prompts, groups, reward_model_scores=reward_model_scores, reward_model_weight=reward_model_weight, mode=mode
+        )
 
     @ray.method(concurrency_group="health")
     def health(self) -> float:

@@ -1,9 +1,12 @@
 """The quickstart over seeds, with its controls: what RLVR adds, and what it adds when there is nothing to learn.
 
     python bench/quickstart.py --seeds 0 1 2 [--controls] [--runs runs] [key=value ...]
+    python bench/quickstart.py --recipe configs/quickstart-grpo.toml --seeds 0 1 2
 
-For each seed the whole recipe; with --controls, RLVR once more from the same DPO model with shuffled rewards, and with
-learning rate 0. Prints a table and the steps at which the value model's explained variance first passes 0.2.
+For each seed the whole recipe. One that differs from the quickstart in RLVR alone starts from the DPO model of the
+quickstart's own run, where there is one: the same for both. With --controls, RLVR once more from the same DPO model
+with shuffled rewards, and with learning rate 0. Prints a table and the steps at which the value model's explained
+variance first passes 0.2.
 """
 
 import argparse
@@ -15,11 +18,13 @@ import time
 from pathlib import Path
 
 CONTROLS = {"shuffled rewards": "rlvr.shuffle_rewards=true", "lr 0": "rlvr.learner.lr=0.0"}
+QUICKSTART = "configs/quickstart.toml"
 ACCURACY = "eval/test/accuracy@T1"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default=QUICKSTART)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--controls", action="store_true")
     parser.add_argument("--runs", default="runs")
@@ -28,7 +33,10 @@ def main() -> None:
     arguments.overrides += rest
     rows = []
     for seed in arguments.seeds:
-        name = f"quickstart-seed{seed}"
+        name = f"{Path(arguments.recipe).stem}-seed{seed}"
+        plain = f"{Path(QUICKSTART).stem}-seed{seed}"
+        if name != plain and (Path(arguments.runs) / plain / "05-dpo" / "done.json").is_file():
+            copy_stages(Path(arguments.runs), plain, name)
         rows.append(measure(name, seed, arguments, label="as it is"))
         print_row(rows[-1])
         for label, override in CONTROLS.items() if arguments.controls else ():
@@ -46,7 +54,7 @@ def measure(name: str, seed: int, arguments: argparse.Namespace, *overrides: str
     """Runs the recipe and reads what its folder says."""
     settings = [f'runs="{arguments.runs}"', f'name="{name}"', f"seed={seed}", 'tracking.wandb="off"']
     settings += ["tracking.console=false", *arguments.overrides, *overrides]
-    command = [sys.executable, "-m", "launch.cli", "run", "configs/quickstart.toml", *settings]
+    command = [sys.executable, "-m", "launch.cli", "run", arguments.recipe, *settings]
     started = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=3600)
     folder = Path(arguments.runs) / name

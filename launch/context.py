@@ -22,7 +22,8 @@ from rlsys.recipe.decontamination import Decontamination
 from rlsys.recipe.learner import LearnerSettings
 from rlsys.recipe.model import ModelSettings
 from rlsys.recipe.recipe import HUB, STAGE_REFERENCE, Recipe
-from rlsys.recipe.stages import PREVIOUS, AnyStage, CheckpointSettings, DpoStage, RlvrStage, SftStage
+from rlsys.recipe.section import PREVIOUS
+from rlsys.recipe.stages import AnyStage, CheckpointSettings, DpoStage, RlvrStage, SftStage
 from rlsys.rollouts.sampling_engine_settings import EngineSettings
 from rlsys.telemetry.trace import Span, SpanRecorder, TraceFile
 from rlsys.telemetry.tracker import Tracker
@@ -78,6 +79,13 @@ class RunContext:
         """The Hugging Face folder that a stage starts from; None: the recipe's own model."""
         if reference == PREVIOUS:
             stage = self.newest("sft", "dpo", "rlvr")
+            return stage / "hf" if stage else None
+        return self.resolve(reference, "hf")
+
+    def reward_folder(self, reference: str) -> Path | None:
+        """The Hugging Face folder of the reward model that a stage names."""
+        if reference == PREVIOUS:
+            stage = self.newest("reward")
             return stage / "hf" if stage else None
         return self.resolve(reference, "hf")
 

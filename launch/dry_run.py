@@ -61,6 +61,7 @@ def _rlvr_lines(stage: RlvrStage, ranks: int) -> list[str]:
         f"{steps} optimizer steps a batch, {steps * stage.batches} in all; a minibatch is {_shares(minibatch, ranks)}",
         f"max_staleness {stage.max_staleness}: at most {in_flight} prompts in flight",
         f"{algorithm.policy_loss}, {algorithm.advantage} advantages, KL {algorithm.kl_beta:g} in {algorithm.kl_in}",
+        _reward_line(stage),
         _optimizer_line(stage.learner),
     ]
 
@@ -75,6 +76,15 @@ def _judged_lines(stage: JudgedPreferencesStage) -> list[str]:
         f"{rated * samples} responses x {len(stage.judge.aspects)} aspects = "
         f"{rated * samples * len(stage.judge.aspects)} ratings; at most one pair a prompt",
     ]
+
+
+def _reward_line(stage: RlvrStage) -> str:
+    verified = f"{stage.verifiers.reward_scale:g} x verified"
+    model = stage.reward_model
+    if model is None:
+        return f"reward {verified}"
+    scored = f"{model.weight:g} x the score of the reward model ({model.path})"
+    return f"reward {scored} alone, verifiers are not asked" if model.is_alone else f"reward {verified} + {scored}"
 
 
 def _shares(count: int, ranks: int) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from actors.pump import LostGroups, VerifiedGroup
 from launch.context import RunContext, StageContext
 from launch.rlvr_checkpoint import finish_checkpoints, save_checkpoint
-from launch.rlvr_recovery import go_back, replace_reference
+from launch.rlvr_recovery import go_back, replace_frozen
 from launch.rlvr_run import RlvrRun
 from launch.rlvr_setup import bring_up, set_up
 from launch.rlvr_update import Update
@@ -55,7 +55,7 @@ def wait_for_groups(run: RlvrRun) -> None:
     """Nothing but sampling is under way: dead ranks are noticed by their heartbeats."""
     if fallen := run.context.crew.dead_groups():
         error = ActorError(f"ranks of {', '.join(fallen)} died while they had nothing to do")
-        replace_reference(run, error)
+        replace_frozen(run, error)
     run.context.reinforce()
     run.scale_if_asked()
     absorb(run, run.pump.poll(timeout_s=POLL_S))
@@ -93,6 +93,8 @@ def train_on(run: RlvrRun, batch: Batch) -> None:
 
 def absorb(run: RlvrRun, arrived: Sequence[VerifiedGroup | LostGroups]) -> None:
     """Tells the ledger what became of groups, and buffers those that can be trained on."""
+    if (died := run.pump.reward_model_error) is not None:
+        replace_frozen(run, died)
     for group in arrived:
         if isinstance(group, LostGroups):
             for ordinal in group.ordinals:

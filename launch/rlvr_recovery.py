@@ -1,11 +1,12 @@
 """What an RLVR stage does when a group of ranks dies.
 
     learner, value      policy, value model, ledger, buffer, tracker and engines go back to the last checkpoint together
-    reference           started again alone, while nothing that it computed is needed; otherwise as above
+    reference, reward   the frozen models: each started again alone
 
 Workers that die are no matter of this file: `actors.roster` replaces them, the ledger issues their groups again.
 """
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from actors.groups import Pending
@@ -16,6 +17,9 @@ from rlsys.recipe.stages import RlvrStage
 
 if TYPE_CHECKING:
     from launch.rlvr_run import RlvrRun
+
+FROZEN = ("reference", "reward")
+"""Groups of ranks that hold nothing but what they were loaded with."""
 
 
 def go_back(run: "RlvrRun", error: RlsysError) -> None:
@@ -46,20 +50,28 @@ def go_back(run: "RlvrRun", error: RlsysError) -> None:
     run.forget()
 
 
-def replace_reference(run: "RlvrRun", error: RlsysError) -> None:
-    """Starts a reference that died again, alone.
+def replace_frozen(run: "RlvrRun", error: RlsysError) -> None:
+    """Starts frozen models that died again, alone.
 
     Raises:
-        RlsysError: the error itself: it was not the reference, or not alone, or it died too often.
+        RlsysError: the error itself: none of them died, or one did too often.
     """
     crew = run.context.crew
-    if crew.fallen() != ["reference"] or not crew.restart("reference"):
+    fallen = crew.fallen(FROZEN)
+    if not fallen or not all([crew.restart(kind) for kind in fallen]):
         raise error
-    print(f"the reference is started again: {error}", flush=True)
-    load_reference(run.context, run.settings).get(run.context.recipe.cluster.start_timeout_s)
+    print(f"started again: {', '.join(fallen)}: {error}", flush=True)
+    for answer in load_frozen(run.context, run.settings, fallen):
+        answer.get(run.context.recipe.cluster.start_timeout_s)
 
 
-def load_reference(context: RunContext, settings: RlvrStage) -> Pending[Any]:
-    """The policy that the stage starts from."""
-    policy = context.policy_settings(context.policy_folder(settings.policy))
-    return context.crew.reference.load(policy, settings.learner)
+def load_frozen(context: RunContext, settings: RlvrStage, kinds: Collection[str] = FROZEN) -> list[Pending[Any]]:
+    """Those of the frozen models that the stage has: the policy that it starts from, and the reward model."""
+    pending: list[Pending[Any]] = []
+    if "reference" in kinds and settings.algorithm.needs_reference:
+        policy = context.policy_settings(context.policy_folder(settings.policy))
+        pending.append(context.crew.reference.load(policy, settings.learner))
+    if "reward" in kinds and settings.reward_model is not None:
+        scalar = context.policy_settings(context.reward_folder(settings.reward_model.path))
+        pending.append(context.crew.reward_model.load(scalar, settings.value_learner))
+    return pending

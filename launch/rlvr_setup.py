@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from actors.data_tasks import build_prompts
-from actors.pump import RolloutPump
+from actors.pump import RewardScoring, RolloutPump
 from launch.context import RunContext, StageContext, get
 from launch.evaluation import load_sets, stage_modules
 from launch.rlvr_checkpoint import COMMIT_DEADLINE_S, restore_checkpoint
-from launch.rlvr_recovery import load_reference
+from launch.rlvr_recovery import load_frozen
 from launch.rlvr_run import RlvrRun
 from rlsys.algorithms.step_guard import StepGuard
 from rlsys.checkpoint.background import BackgroundCommitter
 from rlsys.checkpoint.chain_file import ChainFile
 from rlsys.checkpoint.durable_file import write_durably
-from rlsys.recipe.stages import FROM_POLICY, PREVIOUS, RlvrStage
+from rlsys.recipe.stages import FROM_POLICY, RlvrStage
 from rlsys.rollouts.experience_buffer import ExperienceBuffer
 from rlsys.rollouts.ledger import Ledger
 from rlsys.rollouts.ledger_records import LedgerSettings
@@ -77,9 +77,10 @@ def ledger_settings(settings: RlvrStage) -> LedgerSettings:
 def prompt_stream(context: RunContext, settings: RlvrStage, folder: Path) -> PromptStream:
     """The stage's prompts; their data card goes into the folder."""
     data = context.resolve_data(settings.prompts)
-    ref = build_prompts.remote(
-        data, context.model.folder, str(folder), stage_modules(context), None, settings.decontamination
-    )
+    alone = settings.reward_model is not None and settings.reward_model.is_alone
+    modules = None if alone else stage_modules(context)
+    gate = context.resolve_gate(settings.decontamination)
+    ref = build_prompts.remote(data, context.model.folder, str(folder), modules, None, gate)
     prompts = get(ref, timeout_s=context.recipe.cluster.operation_timeout_s, what="reading the prompts")
     return PromptStream(prompts, context.recipe.seed)
 
@@ -94,7 +95,18 @@ def _pump(context: RunContext, settings: RlvrStage, stream: PromptStream) -> Rol
         seed=context.recipe.seed,
         groups_per_call=settings.groups_per_call,
         group_timeout_s=settings.group_timeout_s or context.recipe.cluster.operation_timeout_s,
+        scoring=_scoring(context, settings),
         fixed=context.recipe.deterministic,
+    )
+
+
+def _scoring(context: RunContext, settings: RlvrStage) -> RewardScoring | None:
+    if settings.reward_model is None:
+        return None
+    return RewardScoring(
+        model=lambda: context.crew.reward_model,
+        weight=settings.reward_model.weight,
+        timeout_s=context.recipe.cluster.operation_timeout_s,
     )
 
 
@@ -102,17 +114,10 @@ def load_models(context: RunContext, settings: RlvrStage) -> None:
     """All groups at once; a value model that is still in memory keeps its weights."""
     policy = context.policy_folder(settings.policy)
     start_timeout_s = context.recipe.cluster.start_timeout_s
-    pending = []
-    if settings.algorithm.needs_reference:
-        pending.append(load_reference(context, settings))
+    pending = load_frozen(context, settings)
     if settings.algorithm.needs_values:
-        newest = context.newest("reward")
-        if settings.value_from == FROM_POLICY:
-            value_folder = policy
-        elif settings.value_from == PREVIOUS:
-            value_folder = newest / "hf" if newest else None
-        else:
-            value_folder = context.resolve(settings.value_from, "hf")
+        from_policy = settings.value_from == FROM_POLICY
+        value_folder = policy if from_policy else context.reward_folder(settings.value_from)
         value = context.crew.value
         if value_folder is not None and value_folder == context.value_holds:
             pending.append(value.begin_stage(settings.value_learner))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.groups import Pending
 from actors.shards import GroupReference, ShardReference
-from launch.rlvr_recovery import replace_reference
+from launch.rlvr_recovery import replace_frozen
 from launch.supervised import skipped_metrics
 from rlsys.algorithms.schedule import learning_rate
 from rlsys.errors import ActorError
@@ -63,7 +63,7 @@ class Update:
             except ActorError as error:
                 if name != "reference":
                     raise
-                replace_reference(self._run, error)
+                replace_frozen(self._run, error)
                 self._submit_reference()
             else:
                 self._note_time(name)

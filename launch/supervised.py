@@ -21,7 +21,8 @@ from rlsys.algorithms.schedule import learning_rate
 from rlsys.algorithms.step_guard import StepGuard
 from rlsys.checkpoint.checkpoint import Checkpoint
 from rlsys.recipe.algorithm import SafetySettings
-from rlsys.recipe.stages import PREVIOUS, DpoStage, RewardStage, SftStage, SupervisedStage
+from rlsys.recipe.section import PREVIOUS
+from rlsys.recipe.stages import DpoStage, RewardStage, SftStage, SupervisedStage
 
 SECONDS_A_CALL = 2.0
 """Steps are asked for in calls of about so long: short enough for a live console, long enough to hide a round trip."""
@@ -49,7 +50,7 @@ def run_sft(context: RunContext, stage: StageContext) -> dict[str, Any]:
 
     def train(first_step: int, lrs: Sequence[float]) -> Pending[Any]:
         return learner.train_supervised(
-            str(folder), first_step=first_step, lrs=lrs, batch_size=settings.batch_size, seed=seed
+            str(folder), settings.loss, first_step=first_step, lrs=lrs, batch_size=settings.batch_size, seed=seed
         )
 
     context.learner_holds = None

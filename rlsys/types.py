@@ -109,6 +109,8 @@ class Experience:
     verdicts: tuple[Verdict, ...]
     reward: float
     """The score of the whole response; NaN where any verdict is masked."""
+    reward_model_score: float | None = None
+    """As the reward model gave it, before its weight; None where none was asked."""
 
     @property
     def masked(self) -> bool:
@@ -134,6 +136,8 @@ class GroupSummary:
     """Empty until verified; NaN where masked."""
     verdicts: tuple[tuple[Verdict, ...], ...] = ()
     """Empty until verified; with `detail` emptied."""
+    reward_model_scores: tuple[float, ...] = ()
+    """Empty where no reward model was asked."""
 
     @property
     def num_masked(self) -> int:

@@ -4,6 +4,7 @@ One safetensors file: the tokens of all responses one after the other, with offs
 comes back bit for bit.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -45,9 +46,11 @@ def save_rollouts(
     responses: list[Response] = []
     groups: list[dict[str, Any]] = []
     rewards: list[float] = []
+    scores: list[float] = []
     for experiences in finished:
         responses += [experience.rollout for experience in experiences]
         rewards += [experience.reward for experience in experiences]
+        scores += [math.nan if e.reward_model_score is None else e.reward_model_score for e in experiences]
         verdicts = [[_verdict_tree(verdict) for verdict in experience.verdicts] for experience in experiences]
         groups.append({"samples": [_sample_tree(e.rollout) for e in experiences], "verdicts": verdicts})
     for group in partial:
@@ -63,6 +66,7 @@ def save_rollouts(
         "offsets": _offsets(response.response_ids for response in responses),
         # Beside the JSON, as the reward of a masked response is NaN.
         "rewards": np.asarray(rewards, np.float64),
+        "reward_model_scores": np.asarray(scores, np.float64),
     }
     tree = {"prompts": [_prompt_tree(prompt) for prompt in prompts], "groups": groups}
     save_arrays(path, arrays, tree)
@@ -78,7 +82,7 @@ def load_rollouts(path: Path) -> SavedRollouts:
     prompt_ids = _split(arrays["prompt_ids"], arrays["prompt_offsets"])
     ids, logprobs, versions = (_split(arrays[name], arrays["offsets"]) for name in TOKEN_ARRAYS)
     tokens = zip(ids, logprobs, versions, strict=True)
-    rewards = iter(arrays["rewards"].tolist())
+    rewards, scores = (iter(arrays[name].tolist()) for name in ("rewards", "reward_model_scores"))
     finished: list[tuple[Experience, ...]] = []
     partial: list[PartialGroup] = []
     for prompt_tree, token_ids, group in zip(tree["prompts"], prompt_ids, tree["groups"], strict=True):
@@ -88,11 +92,18 @@ def load_rollouts(path: Path) -> SavedRollouts:
         if "verdicts" in group:
             verdicts = [tuple(Verdict(*verdict) for verdict in sample) for sample in group["verdicts"]]
             finished.append(
-                tuple(Experience(prompt, r, v, next(rewards)) for r, v in zip(begun.finished, verdicts, strict=True))
+                tuple(
+                    Experience(prompt, r, v, next(rewards), _score(next(scores)))
+                    for r, v in zip(begun.finished, verdicts, strict=True)
+                )
             )
         else:
             partial.append(begun)
     return SavedRollouts(tuple(finished), tuple(partial))
+
+
+def _score(stored: float) -> float | None:
+    return None if math.isnan(stored) else stored
 
 
 def _prompt_tree(prompt: Prompt) -> dict[str, Any]:

@@ -82,6 +82,7 @@ def prepare_prompts(
     limit: int | None = None,
     folder: Path | None = None,
     gate: Decontamination | None = None,
+    with_checks: bool = True,
 ) -> PromptSet:
     """Mixes the sources into a set of prompts, each ground truth checked by its verifier.
 
@@ -91,6 +92,7 @@ def prepare_prompts(
         limit: the most prompts, from the front of the mixture.
         folder: where the data card is written, if anywhere.
         gate: evaluation sets that the prompts must not hold; its report goes into the folder.
+        with_checks: see `PromptSet.build`.
 
     Raises:
         DataError: a source cannot be used, or no prompt is left.
@@ -100,7 +102,7 @@ def prepare_prompts(
     with tempfile.TemporaryDirectory() as work:
         mixture = mix(data, Path(work))
         read = mixture.read if gate is None else _gated(mixture.read, gate, folder)
-        prompts = PromptSet.build(read(), chat, drops=drops, limit=limit)
+        prompts = PromptSet.build(read(), chat, drops=drops, with_checks=with_checks, limit=limit)
         _refuse_wrong(data, drops)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)

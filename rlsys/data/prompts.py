@@ -48,7 +48,7 @@ class PromptSet:
         *,
         max_length: int | None = None,
         drops: DropLog | None = None,
-        require_checks: bool = True,
+        with_checks: bool = True,
         limit: int | None = None,
     ) -> "PromptSet":
         """Templates the prompts of rows and has every ground truth checked by its verifier.
@@ -58,13 +58,13 @@ class PromptSet:
             chat: encodes them.
             max_length: see `ChatTokenizer.encode_prompt`.
             drops: counts unusable rows by reason and leaves them out; without it the first one is an error.
-            require_checks: whether a row without checks is unusable.
+            with_checks: each row must have some; otherwise prompts have none, whatever the rows say.
             limit: the most prompts: the first usable ones.
 
         Raises:
             DataError: no prompt is left, two share an id, or (without `drops`) a row is unusable.
         """
-        usable = _items(rows, chat, max_length=max_length, drops=drops, require_checks=require_checks)
+        usable = _items(rows, chat, max_length=max_length, drops=drops, with_checks=with_checks)
         items = tuple(islice(usable, limit))
         if not items:
             reasons = {} if drops is None else dict(drops.by_reason)
@@ -94,7 +94,7 @@ class PromptSet:
 
 
 def _items(
-    rows: Iterable[Row], chat: ChatTokenizer, *, max_length: int | None, drops: DropLog | None, require_checks: bool
+    rows: Iterable[Row], chat: ChatTokenizer, *, max_length: int | None, drops: DropLog | None, with_checks: bool
 ) -> Iterator[PromptItem]:
     remaining = iter(rows)
     while batch := list(islice(remaining, _BATCH)):
@@ -102,18 +102,20 @@ def _items(
             try:
                 if isinstance(token_ids, RowRefused):
                     raise token_ids
-                _require_good_checks(row.checks, require_checks)
-                yield PromptItem(row.id, row.prompt, token_ids, row.checks, row.source)
+                if with_checks:
+                    _require_good_checks(row.checks)
+                checks = row.checks if with_checks else ()
+                yield PromptItem(row.id, row.prompt, token_ids, checks, row.source)
             except RowRefused as refused:
                 if drops is None:
                     raise DataError(f"{row.origin}: {refused.problem} ({refused.reason})", fix=refused.fix) from refused
                 drops.add(refused.reason, str(row.origin), refused.problem)
 
 
-def _require_good_checks(checks: Sequence[Check], require_checks: bool) -> None:
+def _require_good_checks(checks: Sequence[Check]) -> None:
     from rlsys.verifiers.registry import check_ground_truth
 
-    if require_checks and not checks:
+    if not checks:
         raise RowRefused("no_ground_truth", "the row has no check that could verify a response")
     for check in checks:
         try:

@@ -31,14 +31,6 @@ def shard_values(engine: TrainEngine, shards: Sequence[Shard]) -> list[Ragged]:
     return [responses_of(members, [next(computed) for _ in members]) for members in experiences]
 
 
-def shard_scores(engine: TrainEngine, shards: Sequence[Shard]) -> list[np.ndarray]:
-    """A reward model's score of each response, `[N]` float32 per shard."""
-    experiences = [experiences_of(shard) for shard in shards]
-    scores = engine.scores([row for members in experiences for row in response_rows(members)])
-    ends = np.cumsum([len(members) for members in experiences], dtype=np.int64)
-    return [scores[end - len(members) : end] for end, members in zip(ends, experiences, strict=True)]
-
-
 def train_value(
     engine: TrainEngine,
     inputs: Sequence[ValueInputs],

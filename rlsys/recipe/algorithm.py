@@ -154,6 +154,14 @@ class AlgorithmSettings(Section):
         return self.advantage in ("grpo", "dr_grpo", "rloo", "reinforce_pp_baseline")
 
 
+class SupervisedLossSettings(Section):
+    """The loss over target tokens."""
+
+    reduction: Literal["tokens", "sum"] = "tokens"
+    """`tokens`: the mean over all target tokens of the optimizer step; `sum`: their sum, which gives a step with more
+    tokens a larger gradient (set learner.max_grad_norm to match). Neither depends on ranks or accumulation."""
+
+
 class PreferenceLossSettings(Section):
     """The loss over pairs of a chosen and a rejected response. The defaults are Tülu 3's."""
 

@@ -17,10 +17,12 @@ class ClusterSettings(Section):
     learner_ranks: PositiveInt = 1
     value_ranks: PositiveInt = 1
     reference_ranks: PositiveInt = 1
+    reward_ranks: PositiveInt = 1
+    """Of the frozen reward model, where an RLVR stage has one."""
     rollout_workers: PositiveInt = 1
     verifier_workers: PositiveInt = 1
     """Ray actors, each with a pool of `verifiers.workers` processes."""
-    colocate: tuple[Literal["value", "reference"], ...] = ("value", "reference")
+    colocate: tuple[Literal["value", "reference", "reward"], ...] = ("value", "reference", "reward")
     """Groups that share the learner's GPUs rank by rank; the others get GPUs of their own."""
     cpus_per_rank: PositiveFloat = 1.0
     cpus_per_rollout_worker: PositiveFloat = 1.0
@@ -36,14 +38,14 @@ class ClusterSettings(Section):
     hang_timeout_s: PositiveFloat = 120.0
     """A worker that answers no heartbeat, or makes no progress, for this long is killed and replaced."""
     max_restarts: NonNegativeInt = 20
-    """How often actors of one kind (`rollout`, `verifier`, `judge`, `learner`, `value`,
-    `reference`) are started again in a run;
-    learner and value model go back to the last checkpoint together. After that a death ends the run, or, while other
-    workers of the kind live, goes unreplaced."""
+    """How often actors of one kind (`rollout`, `verifier`, `judge`, `learner`, `value`, `reference`, `reward`) are
+    started again in a run; learner and value model go back to the last checkpoint together. After that a death ends the
+    run, or, while other workers of the kind live, goes unreplaced."""
 
     @model_validator(mode="after")
     def _colocated_ranks_agree(self) -> "ClusterSettings":
-        for group, ranks in (("value", self.value_ranks), ("reference", self.reference_ranks)):
+        ranks_of = {"value": self.value_ranks, "reference": self.reference_ranks, "reward": self.reward_ranks}
+        for group, ranks in ranks_of.items():
             if group in self.colocate and ranks > self.learner_ranks:
                 raise ValueError(
                     f"{group}_ranks is {ranks} but only {self.learner_ranks} learner ranks can be shared; "

@@ -15,6 +15,9 @@ from rlsys.recipe.recipe import SHARED_SECTIONS, STAGE_KINDS, Recipe
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads, merges, overrides and checks a recipe; relative paths in it are relative to the working directory.
 
+    A recipe with `base = "other.toml"`, a path relative to its own folder, says only where it differs: its tables are
+    merged into those of the other, stages by name.
+
     Args:
         path: a TOML file.
         overrides: `key=value`, the value itself TOML (`learner.lr=3e-6`, `name="mine"`; a bare word is a string).
@@ -23,7 +26,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: naming every fault found, with the value received and the fix.
     """
-    path = Path(path)
+    return build_recipe(_read(Path(path)), overrides, name=str(path))
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The tables of a file, merged into those of its base, if it names one."""
     try:
         tree = tomllib.loads(path.read_text())
     except FileNotFoundError:
@@ -32,7 +39,20 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not TOML: {error}", fix="mend the line it names") from None
-    return build_recipe(tree, overrides, name=str(path))
+    if "base" not in tree:
+        return tree
+    base = path.parent / str(tree.pop("base"))
+    if base.resolve() in above:
+        raise RecipeError("a recipe is its own base", value=str(base), fix=f"remove base from {path}")
+    return _on_base(_read(base, (*above, path.resolve())), tree)
+
+
+def _on_base(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
+    stages = {stage.get("name", stage.get("kind")): stage for stage in base.get("stage", [])}
+    for stage in tree.pop("stage", []):
+        label = stage.get("name", stage.get("kind"))
+        stages[label] = _merge(stages.get(label, {}), stage)
+    return _merge(base, tree) | {"stage": list(stages.values())}
 
 
 def build_recipe(tree: dict[str, Any], overrides: Sequence[str] = (), *, name: str = "recipe") -> Recipe:

@@ -9,8 +9,8 @@ from rlsys.recipe import stages
 from rlsys.recipe.cluster import ClusterSettings
 from rlsys.recipe.model import ModelSettings
 from rlsys.recipe.rollout import RolloutSettings
-from rlsys.recipe.section import Section
-from rlsys.recipe.stages import PREVIOUS, AnyStage
+from rlsys.recipe.section import PREVIOUS, Section
+from rlsys.recipe.stages import AnyStage
 from rlsys.recipe.tracking import TrackingSettings
 
 STAGE_KINDS: dict[str, type[stages.Stage]] = {
@@ -98,6 +98,8 @@ def _missing_inputs(stage: AnyStage, before: dict[str, str]) -> list[str]:
         wanted.append(("pairs", stage.pairs, "pairs"))
     if isinstance(stage, stages.RlvrStage) and stage.algorithm.needs_values:
         wanted.append(("value_from", stage.value_from, "reward model"))
+    if isinstance(stage, stages.RlvrStage) and stage.reward_model is not None:
+        wanted.append(("reward_model.path", stage.reward_model.path, "reward model"))
     return [
         f"{stage.label}.{key}: no earlier stage makes a {product}; add such a stage, or give a folder"
         for key, reference, product in wanted

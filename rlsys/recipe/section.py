@@ -2,6 +2,9 @@
 
 from pydantic import BaseModel, ConfigDict
 
+PREVIOUS = "previous"
+"""The newest output of the wanted kind (policy, pairs or reward model) that an earlier stage made."""
+
 
 class Section(BaseModel):
     """Frozen, refuses unknown keys, never coerces a type silently, and validates defaults too."""

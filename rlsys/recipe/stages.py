@@ -4,18 +4,22 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from rlsys.recipe.algorithm import AlgorithmSettings, PreferenceLossSettings, RewardLossSettings
+from rlsys.recipe.algorithm import (
+    AlgorithmSettings,
+    PreferenceLossSettings,
+    RewardLossSettings,
+    SupervisedLossSettings,
+)
 from rlsys.recipe.data import DataSettings, TemplatingSettings
 from rlsys.recipe.decontamination import Decontamination
 from rlsys.recipe.evaluation import EvaluationSettings
 from rlsys.recipe.learner import LearnerSettings
 from rlsys.recipe.preferences import JudgedPreferenceSettings
+from rlsys.recipe.reward_model import RewardModelSettings
 from rlsys.recipe.rollout import SamplingSettings
-from rlsys.recipe.section import Section
+from rlsys.recipe.section import PREVIOUS, Section
 from rlsys.recipe.verifiers import VerifierSettings
 
-PREVIOUS = "previous"
-"""The newest output of the wanted kind (policy, pairs or reward model) that an earlier stage made."""
 FROM_POLICY = "policy"
 
 
@@ -71,6 +75,7 @@ class SftStage(SupervisedStage):
     kind: Literal["sft"]
     policy: str = PREVIOUS
     data: DataSettings
+    loss: SupervisedLossSettings = SupervisedLossSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
 
@@ -154,6 +159,8 @@ class RlvrStage(Stage):
     """The value model's learner settings; the policy's when absent."""
     algorithm: AlgorithmSettings = AlgorithmSettings()
     verifiers: VerifierSettings = VerifierSettings()
+    reward_model: RewardModelSettings | None = None
+    """`[stage.reward_model]`: a reward model's score, added to what the verifiers pay or in their place."""
     sampling: SamplingSettings = SamplingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
@@ -255,6 +262,8 @@ def paths_read(stage: AnyStage) -> list[tuple[str, str]]:
         elif isinstance(settings, EvaluationSettings):
             paths += [(f"{key}.test.{name}", path) for name, path in settings.test.items()]
             paths += [(f"{key}.development.{name}", path) for name, path in settings.development.items()]
+        elif isinstance(settings, RewardModelSettings) and settings.path != PREVIOUS:
+            paths.append((f"{key}.path", settings.path))
         elif isinstance(settings, Decontamination):
             paths += [(f"{key}.evals", path) for path in settings.evals]
     if isinstance(stage, JudgedPreferencesStage):

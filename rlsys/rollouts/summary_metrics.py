@@ -34,6 +34,9 @@ def rollout_metrics(groups: Sequence[GroupSummary]) -> dict[str, float]:
             "reward/min": float(kept.min()),
             "reward/max": float(kept.max()),
         }
+    scores = np.array([score for group in groups for score in group.reward_model_scores], np.float64)
+    if len(scores):
+        metrics |= {"reward/reward_model/mean": float(scores.mean()), "reward/reward_model/std": float(scores.std())}
     return metrics | verdict_metrics(groups)
 
 

@@ -44,7 +44,7 @@ class PlacementPlan:
     """Every bundle of a recipe, by kind of actor that names it."""
 
     training: tuple[Bundle, ...]
-    """Learner ranks first, in order; then value and reference ranks with bundles of their own."""
+    """Learner ranks first, in order; then value, reference and reward model ranks with bundles of their own."""
     rollout: tuple[Bundle, ...]
     verifier: tuple[Bundle, ...]
     use_gpus: bool
@@ -55,7 +55,7 @@ class PlacementPlan:
         return self.training + self.rollout + self.verifier
 
     def bundle_index(self, kind: str, rank: int) -> int:
-        """Where in `training` the rank of a kind (`learner`, `value`, `reference`) lives."""
+        """Where in `training` the rank of a kind (`learner`, `value`, `reference`, `reward`) lives."""
         holders = [index for index, bundle in enumerate(self.training) if kind in bundle.actors]
         return holders[rank]
 
@@ -78,6 +78,7 @@ def actors_needed(recipe: Recipe) -> set[str]:
         if isinstance(stage, RlvrStage):
             needed |= {"value"} if stage.algorithm.needs_values else set()
             needed |= {"reference"} if stage.algorithm.needs_reference else set()
+            needed |= {"reward"} if stage.reward_model is not None else set()
         evaluates = isinstance(stage, SftStage | DpoStage) and bool(stage.evaluation.test)
         if evaluates or isinstance(stage, PreferencesStage | RlvrStage | EvaluateStage):
             needed |= {"rollout", "verifier"}
@@ -94,10 +95,11 @@ def placement_plan(recipe: Recipe, *, use_gpus: bool) -> PlacementPlan:
         "learner": cluster.learner_ranks,
         "value": cluster.value_ranks,
         "reference": cluster.reference_ranks,
+        "reward": cluster.reward_ranks,
     }
-    shared = [kind for kind in ("value", "reference") if "learner" in needed and kind in cluster.colocate]
+    shared = [kind for kind in ranks if "learner" in needed and kind in cluster.colocate]
     training: list[Bundle] = []
-    for kind in ("learner", "value", "reference"):
+    for kind in ranks:
         if kind not in needed or kind in shared:
             continue
         for rank in range(ranks[kind]):

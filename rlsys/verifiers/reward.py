@@ -25,14 +25,17 @@ def response_reward(
     Args:
         verdicts: one per check, in the same order.
         checks: what the response was verified for, each with its weight.
-        reward_model_score: added as it is; without checks it is the reward alone.
+        reward_model_score: times its weight; added as it is, and without checks the reward alone.
 
     Returns:
         NaN where a verifier failed: the response is masked from training, never scored as wrong.
 
     Raises:
-        ValueError: verdicts do not belong to the checks, or there is nothing to reward by.
+        ValueError: verdicts do not belong to the checks, there is nothing to reward by, or the reward model's score is
+            not finite.
     """
+    if reward_model_score is not None and not math.isfinite(reward_model_score):
+        raise ValueError(f"the reward model's score is {reward_model_score}: its weights or its precision are broken")
     if [verdict.verifier for verdict in verdicts] != [check.verifier for check in checks]:
         raise ValueError(
             f"{len(verdicts)} verdicts do not belong to {len(checks)} checks: give one per check, in order"

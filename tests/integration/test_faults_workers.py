@@ -15,7 +15,9 @@ import ray
 
 from actors import pump as pump_module
 from actors.begun_groups import BegunGroup, UnderWay
-from actors.pump import LostGroups, RolloutPump, VerifiedGroup
+from actors.groups import Placement, RankGroup
+from actors.pump import LostGroups, RewardScoring, RolloutPump, VerifiedGroup
+from actors.reward_model import RewardModel
 from actors.roster import Restarts, Roster
 from rlsys.errors import ActorError
 from rlsys.recipe.cluster import ClusterSettings
@@ -91,10 +93,20 @@ class Verifier:
         self._hold = hold
 
     @ray.method(num_returns=2)
-    def verify(self, prompts: list[Prompt], rollouts: list[int]) -> tuple[list[GroupSummary], list[int]]:
+    def verify(
+        self,
+        prompts: list[Prompt],
+        rollouts: list[int],
+        reward_model_scores: list[list[float]] | None = None,
+        reward_model_weight: float = 1.0,
+    ) -> tuple[list[GroupSummary], list[int]]:
         while self._hold:
             time.sleep(0.05)
-        return [GroupSummary(o, (1,), 1, 0, 0, ("stop",), (1.0,), ((),)) for o in rollouts], rollouts
+        scores = reward_model_scores or [[1.0]] * len(rollouts)
+        rewards = [tuple(reward_model_weight * score for score in group) for group in scores]
+        return [
+            GroupSummary(o, (1,), 1, 0, 0, ("stop",), r, ((),)) for o, r in zip(rollouts, rewards, strict=True)
+        ], rollouts
 
     @ray.method(concurrency_group="health")
     def health(self) -> float:
@@ -113,6 +125,21 @@ def pid_of(handle: Any) -> int:
 @ray.remote(num_cpus=0)
 def fetch_under_way(under_way: UnderWay) -> list[PartialGroup]:
     return under_way.fetch()
+
+
+@ray.remote(num_cpus=0)
+class Scorer:
+    """A rank of a reward model: scores a group by its ordinal, dies of it, or never answers."""
+
+    def __init__(self, fault: str = "") -> None:
+        self._fault = fault
+
+    def scores(self, prompts: list[Prompt], groups: list[int]) -> list[list[float]]:
+        if self._fault == "dies":
+            os._exit(1)
+        while self._fault == "hangs":
+            time.sleep(0.05)
+        return [[float(ordinal)] for ordinal in groups]
 
 
 @ray.remote(num_cpus=0)
@@ -169,6 +196,47 @@ def poll_for(pump: RolloutPump, count: int) -> list[VerifiedGroup | LostGroups]:
 
 def release(workers: Roster) -> None:
     ray.get([handle.release.remote() for handle in workers])
+
+
+def reward_model(fault: str = "") -> RewardModel:
+    return RewardModel(RankGroup(Placement("reward"), [Scorer.remote(fault)]))
+
+
+@pytest.mark.parametrize(("fault", "told"), [("dies", "The actor died"), ("hangs", "no answer within 2 s")])
+def test_a_dead_reward_models_chunks_are_scored_by_its_successor(fault: str, told: str):
+    workers = roster("rollout", lambda slot: Sampler.remote(), join=True)
+    workers.serve(workers.built)
+    verifiers = roster("verifier", lambda slot: Verifier.remote())
+    models = [reward_model(fault), reward_model()]
+    ray.get(models[1].score([], []), timeout=60)
+    pump = make_pump(workers, verifiers, scoring=RewardScoring(lambda: models[0], weight=2.0, timeout_s=2.0))
+    release(workers)
+    pump.start([3, 4])
+    while pump.reward_model_error is None:
+        assert pump.poll(timeout_s=1.0) == []
+    assert told in str(pump.reward_model_error)
+    assert pump.num_running == 2
+    models.pop(0).shutdown()
+    found = poll_for(pump, 2)
+    assert sorted((group.summary.ordinal, group.summary.rewards) for group in found) == [(3, (6.0,)), (4, (8.0,))]
+    assert (pump.num_running, pump.reward_model_error, workers.built[0].load) == (0, None, 0)
+
+
+def test_a_chunk_that_three_reward_models_die_of_is_given_up():
+    workers = roster("rollout", lambda slot: Sampler.remote(), join=True)
+    workers.serve(workers.built)
+    verifiers = roster("verifier", lambda slot: Verifier.remote())
+    models = [reward_model("dies") for _ in range(4)]
+    pump = make_pump(workers, verifiers, scoring=RewardScoring(lambda: models[0], weight=1.0))
+    release(workers)
+    pump.start([5])
+    lost: list[VerifiedGroup | LostGroups] = []
+    while not lost:
+        lost = pump.poll(timeout_s=1.0)
+        if pump.reward_model_error is not None:
+            del models[0]
+    assert [(group.ordinals, group.reason) for group in lost] == [((5,), "reward_model_died")]
+    assert (len(models), pump.num_running, workers.built[0].load) == (2, 0, 0)
 
 
 def test_a_killed_workers_groups_are_lost_and_the_others_go_on():

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def test_finished_and_partial_groups_come_back_bit_for_bit(tmp_path: Path):
     right = Verdict("gsm8k", "correct", 1.0, 0.002, {"found": "2", "steps": [1, None]})
     finished = (
         (experience(7, 0, 5, right, 10.0), experience(7, 1, 1, Verdict("gsm8k", "timeout", 0.0, 9.5), math.nan)),
-        (experience(3, 0, 2048, right, -0.1),),
+        (replace(experience(3, 0, 2048, right, -0.1), reward_model_score=0.1),),
     )
     partial = (
         PartialGroup(

@@ -148,6 +148,8 @@ def test_prompts_with_checked_ground_truths(tmp_path: Path, tokenizer: str):
     card = json.loads((tmp_path / "card" / "data_card.json").read_text())
     assert card["dropped"]["by_reason"] == {"bad_ground_truth": 2, "no_ground_truth": 1}
     assert (card["prompts"], card["rows"]) == (5, 8)
+    bare = prepare_prompts(DataSettings(source=(source,)), tokenizer, with_checks=False)
+    assert len(bare) == 8 and {item.checks for item in bare.items} == {()}
     again = prepare_prompts(DataSettings(source=(source,)), tokenizer)
     assert [one.id for one in again.items] == [one.id for one in prompts.items]
     assert again.digest == prompts.digest
@@ -173,12 +175,12 @@ def test_prompt_sets_without_a_log_stop_at_the_first_bad_row(tmp_path: Path):
     chat = ChatTokenizer(toy_tokenizer())
     with pytest.raises(DataError, match=r"asked\.jsonl:1: .*no_ground_truth"):
         PromptSet.build(read_rows(source), chat)
-    assert len(PromptSet.build(read_rows(source), chat, require_checks=False)) == 1
+    assert len(PromptSet.build(read_rows(source), chat, with_checks=False)) == 1
     with pytest.raises(DataError, match="no prompt is left"):
         PromptSet.build(read_rows(source), chat, drops=DropLog())
     rows = [*read_rows(source), *read_rows(source)]
     with pytest.raises(DataError, match="share an id"):
-        PromptSet.build(rows, chat, require_checks=False)
+        PromptSet.build(rows, chat, with_checks=False)
 
 
 def test_upsampled_prompts_keep_ids_of_their_own(tmp_path: Path, tokenizer: str):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from launch.dry_run import describe
 from rlsys.errors import PlacementError
 from rlsys.recipe.load import load_recipe
 from rlsys.scaling.placement import Bundle, check_fits, placement_plan
@@ -23,6 +24,22 @@ def test_groups_that_do_not_share_get_bundles_of_their_own():
     assert [bundle.name for bundle in plan.training[-2:]] == ["value[0]", "value[1]"]
     assert plan.bundle_index("value", 1) == 8
     assert plan.gpus_per_actor("learner") == 0.5
+
+
+def test_a_reward_model_shares_the_learners_gpus_or_has_its_own():
+    model = "rlvr.reward_model.path='hf:allenai/Llama-3.1-Tulu-3-8B-RM'"
+    everyone = 'cluster.colocate=["value", "reference", "reward"]'
+    plan = placement_plan(load_recipe("configs/tulu3/8b/rlvr.toml", [model, everyone]), use_gpus=True)
+    assert plan.training[0].actors == ("learner", "value", "reference", "reward")
+    assert plan.training[1].actors == ("learner", "value", "reference")
+    alone = load_recipe("configs/tulu3/8b/rlvr.toml", [model, "cluster.reward_ranks=2"])
+    plan = placement_plan(alone, use_gpus=True)
+    assert [bundle.name for bundle in plan.training[-2:]] == ["reward[0]", "reward[1]"]
+    assert plan.bundle_index("reward", 1) == 8
+    assert plan.gpus_per_actor("reward") == 1.0
+    text = describe(alone)
+    assert "reward[1]      1 CPU, 1 GPU" in text
+    assert "reward 10 x verified + 1 x the score of the reward model (hf:allenai/Llama-3.1-Tulu-3-8B-RM)" in text
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,10 @@ def minimal(**stage) -> dict:
     ("stage", "fault"),
     [
         ({"value_from": "previous"}, "no earlier stage makes a reward model"),
+        ({"reward_model": {}}, "rlvr.reward_model.path: no earlier stage makes a reward model"),
+        ({"reward_model": {"path": "/nowhere"}}, "rlvr.reward_model.path: no such file or folder"),
+        ({"reward_model": {"path": "stage:rm"}}, "no earlier stage is called rm"),
+        ({"reward_model": {"use": "instead"}}, "Input should be 'added' or 'alone'"),
         ({"prompts": {"source": [{"path": "stage:world/p.jsonl"}]}}, "no earlier stage is called world"),
         ({"prompts": {"source": [{"path": "/nowhere/p.jsonl"}]}}, "no such file or folder"),
         ({"algorithm": {"advantage": "grpo"}}, "set samples to 2 or more"),
@@ -139,6 +143,26 @@ def test_a_missing_recipe_and_broken_toml_are_one_sentence(tmp_path):
     (tmp_path / "broken.toml").write_text("name = \n")
     with pytest.raises(RecipeError, match=r"is not TOML: .*line 1"):
         load_recipe(tmp_path / "broken.toml")
+
+
+def test_a_recipe_says_only_where_it_differs_from_its_base(tmp_path: Path):
+    base, grpo = load_recipe("configs/quickstart.toml"), load_recipe("configs/quickstart-grpo.toml")
+    assert grpo.stage[:-1] == base.stage[:-1] and grpo.model == base.model
+    assert (grpo.name, grpo.stage[-1].samples, grpo.stage[-1].algorithm.advantage) == ("quickstart-grpo", 8, "grpo")
+    assert grpo.stage[-1].algorithm.epochs_per_batch == base.stage[-1].algorithm.epochs_per_batch == 2
+    alone = load_recipe("configs/quickstart-reward-model.toml").stage[-1]
+    assert alone.reward_model.is_alone
+    assert alone.model_copy(update={"reward_model": None}) == base.stage[-1]
+    added = load_recipe("configs/tulu3/8b/rlvr-verifiers-and-reward-model.toml")
+    assert (added.cluster.learner_ranks, added.cluster.reward_ranks) == (7, 7)
+    assert not added.stage[-1].reward_model.is_alone
+    (tmp_path / "a.toml").write_text('base = "b.toml"')
+    (tmp_path / "b.toml").write_text('base = "a.toml"')
+    with pytest.raises(RecipeError, match="a recipe is its own base"):
+        load_recipe(tmp_path / "a.toml")
+    (tmp_path / "c.toml").write_text('base = "d.toml"')
+    with pytest.raises(RecipeError, match=r"no recipe at .*d\.toml"):
+        load_recipe(tmp_path / "c.toml")
 
 
 TULU = {

@@ -11,7 +11,9 @@ def verdict(outcome, score=0.0, seconds=0.5):
 
 
 GROUPS = (
-    GroupSummary(0, (2, 4), 9, 3, 4, ("stop", "length"), (10.0, -10.0), (verdict("correct", 1.0), verdict("wrong"))),
+    GroupSummary(
+        0, (2, 4), 9, 3, 4, ("stop", "length"), (10.0, -10.0), (verdict("correct", 1.0), verdict("wrong")), (0.5, -3.5)
+    ),
     GroupSummary(1, (6, 8), 9, 4, 4, ("stop", "stop"), (math.nan, 0.0), (verdict("timeout"), verdict("wrong"))),
 )
 
@@ -20,6 +22,7 @@ def test_masked_samples_leave_rewards_but_are_counted():
     metrics = rollout_metrics(GROUPS)
     assert metrics["reward/mean"] == 0.0  # (10 - 10 + 0) / 3
     assert metrics["reward/std"] == pytest.approx(math.sqrt(200 / 3))
+    assert (metrics["reward/reward_model/mean"], metrics["reward/reward_model/std"]) == (-1.5, 2.0)
     assert metrics["verifier/math/timeout_frac"] == 0.25
     assert metrics["verifier/math/wrong_frac"] == 0.5
     assert metrics["reward/math/mean"] == pytest.approx(1 / 3)

@@ -51,6 +51,8 @@ def test_a_reward_model_is_added_or_stands_alone():
 def test_what_cannot_be_rewarded_is_refused():
     with pytest.raises(ValueError, match="without checks"):
         response_reward([], (), "stop", SETTINGS)
+    with pytest.raises(ValueError, match="score is nan"):
+        response_reward([verdict("correct", 1.0)], (Check("math", "4"),), "stop", SETTINGS, reward_model_score=math.nan)
     with pytest.raises(ValueError, match="do not belong"):
         response_reward([], (Check("math", "4"),), "stop", SETTINGS)
     with pytest.raises(ValueError, match="do not belong"):
