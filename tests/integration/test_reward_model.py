@@ -89,7 +89,7 @@ def run(tmp_path_factory) -> Iterator[SimpleNamespace]:
         faults.around(patch, RewardModel, "score", after=kill)
         run_recipe(load_recipe(folder / "recipe.toml", [*overrides, "deterministic=false"]))
     assert faults.injected == ["reward model"]
-    yield SimpleNamespace(folder=folder / "run", metrics=read_metrics(folder / "run" / "metrics.jsonl"))
+    yield SimpleNamespace(folder=folder / "run", metrics=list(read_metrics(folder / "run" / "metrics.jsonl")))
 
 
 def rollouts(run: SimpleNamespace, stage: str, step: int) -> list[dict]:
