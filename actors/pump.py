@@ -14,19 +14,18 @@ or hang are replaced meanwhile, and chunks wait here while there is nobody to ta
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
 import ray.exceptions
 
 from actors.begun_groups import BegunGroup, UnderWay
-from actors.reward_model import RewardModel
+from actors.pump_records import Chunk, LossReason, LostGroups, RewardScoring, VerifiedGroup
 from actors.roster import Member, Roster
 from actors.shards import GroupReference
 from rlsys.errors import ActorError, RlsysError
 from rlsys.recipe.rollout import SamplingSettings
-from rlsys.types import GroupSummary, Prompt
+from rlsys.types import Prompt
 
 MAX_VERIFICATIONS = 3
 """Verifier workers that a chunk's rollouts may cost before they are given up; and as many reward models."""
@@ -34,65 +33,6 @@ MAX_WAIT_S = 5.0
 """Longest wait between two looks at the workers."""
 SNAPSHOT_DEADLINE_S = 30.0
 """For a worker to tell what it has under way, which it does between two steps of its engine."""
-
-LossReason = Literal[
-    "rollout_worker_died", "rollout_worker_failed", "reward_model_died", "verifier_died", "rollouts_lost", "timeout"
-]
-
-
-@dataclass(frozen=True, slots=True)
-class RewardScoring:
-    """A reward model that scores what is sampled."""
-
-    model: Callable[[], RewardModel]
-    """The group that is there now: another one after it died."""
-    weight: float
-    timeout_s: float = 1800.0
-    """A model that takes longer over a chunk, those before it included, is taken for dead."""
-
-
-@dataclass(frozen=True, slots=True)
-class VerifiedGroup:
-    """A group that came through."""
-
-    summary: GroupSummary
-    reference: GroupReference
-    seconds: float
-    """From its start to its verdict, a reward model's scoring apart."""
-
-
-@dataclass(frozen=True, slots=True)
-class LostGroups:
-    """Groups whose worker or verifier failed."""
-
-    ordinals: tuple[int, ...]
-    reason: LossReason
-    error: Exception
-
-
-@dataclass(slots=True)
-class _Chunk:
-    ordinals: tuple[int, ...]
-    worker: Member
-    prompts: Any
-    generated: Any
-    rollouts: Any
-    started: float
-    scorer: RewardModel | None = None
-    scored: Any = None
-    num_scorings: int = 0
-    scoring_since: float | None = None
-    """While it is being scored."""
-    scoring_error: ActorError | None = None
-    verifier: Member | None = None
-    verified: Any = None
-    experiences: Any = None
-    num_verifications: int = 0
-
-    @property
-    def awaited(self) -> Any:
-        """The reference that is there when the step under way is done."""
-        return self.verified or self.scored or self.generated
 
 
 class RolloutPump:
@@ -140,11 +80,11 @@ class RolloutPump:
         self._next_verifier = 0
         self._queue: deque[tuple[tuple[int, ...], int | None]] = deque()
         """Ordinals of a call that waits for a worker, and the place of the one that must take it."""
-        self._unverified: list[_Chunk] = []
+        self._unverified: list[Chunk] = []
         """Chunks that wait for a verifier."""
-        self._unscored: list[_Chunk] = []
+        self._unscored: list[Chunk] = []
         """Chunks that wait for another reward model."""
-        self._chunks: dict[Any, _Chunk] = {}
+        self._chunks: dict[Any, Chunk] = {}
         """Chunks with a step under way, by its reference."""
         self._begun: dict[int, BegunGroup] = {}
         """What a checkpoint had of ordinals that are not started yet."""
@@ -162,7 +102,7 @@ class RolloutPump:
         return next((chunk.scoring_error for chunk in self._unscored if not self._is_replaced(chunk)), None)
 
     @property
-    def _under_way(self) -> list[_Chunk]:
+    def _under_way(self) -> list[Chunk]:
         return [*self._chunks.values(), *self._unscored, *self._unverified]
 
     def start(self, ordinals: Sequence[int]) -> None:
@@ -225,7 +165,7 @@ class RolloutPump:
         """Forgets everything that was started; the workers end the requests. Nothing of it will come through."""
         for chunk in self._under_way:
             self._abort(chunk)
-            _unload(chunk)
+            chunk.unload()
         self._queue.clear()
         self._unscored.clear()
         self._unverified.clear()
@@ -254,7 +194,7 @@ class RolloutPump:
             prompts = ray.put([self._prompts(ordinal) for ordinal in ordinals])
             generated, rollouts = worker.handle.generate.remote(prompts, **self._request, **self._begun_of(ordinals))
             worker.load += len(ordinals)
-            chunk = _Chunk(ordinals, worker, prompts, generated, rollouts, time.monotonic())
+            chunk = Chunk(ordinals, worker, prompts, generated, rollouts, time.monotonic())
             if self._scoring is not None:
                 self._chunks[chunk.awaited] = chunk
             elif not self._verify(chunk):
@@ -273,11 +213,11 @@ class RolloutPump:
             return next((member for member in serving if member.slot == place), None)
         return min(serving, key=lambda member: (member.load, member.slot), default=None)
 
-    def _is_replaced(self, chunk: _Chunk) -> bool:
+    def _is_replaced(self, chunk: Chunk) -> bool:
         assert self._scoring is not None
         return chunk.scorer is not self._scoring.model()
 
-    def _score(self, chunk: _Chunk) -> None:
+    def _score(self, chunk: Chunk) -> None:
         assert self._scoring is not None
         chunk.scorer = self._scoring.model()
         chunk.num_scorings += 1
@@ -288,7 +228,7 @@ class RolloutPump:
         chunk.scored = chunk.scorer.score(chunk.prompts, chunk.rollouts)
         self._chunks[chunk.scored] = chunk
 
-    def _verify(self, chunk: _Chunk) -> bool:
+    def _verify(self, chunk: Chunk) -> bool:
         verifiers = self._verifiers.serving
         if not verifiers:
             return False
@@ -305,7 +245,7 @@ class RolloutPump:
         self._chunks[chunk.verified] = chunk
         return True
 
-    def _collect(self, chunk: _Chunk) -> list[VerifiedGroup | LostGroups]:
+    def _collect(self, chunk: Chunk) -> list[VerifiedGroup | LostGroups]:
         """Goes on with a chunk whose step is done."""
         if chunk.verified is not None:
             return self._take_verdicts(chunk)
@@ -321,49 +261,49 @@ class RolloutPump:
             self._unverified.append(chunk)
         return []
 
-    def _take_verdicts(self, chunk: _Chunk) -> list[VerifiedGroup | LostGroups]:
+    def _take_verdicts(self, chunk: Chunk) -> list[VerifiedGroup | LostGroups]:
         try:
             summaries = ray.get(chunk.verified, timeout=0)
         except ray.exceptions.RayError as error:
             return self._not_verified(chunk, error)
-        _unload(chunk)
+        chunk.unload()
         seconds = time.monotonic() - chunk.started
         return [
             VerifiedGroup(summary, GroupReference(chunk.experiences, index), seconds)
             for index, summary in enumerate(summaries)
         ]
 
-    def _not_sampled(self, chunk: _Chunk, error: Exception) -> list[VerifiedGroup | LostGroups]:
+    def _not_sampled(self, chunk: Chunk, error: Exception) -> list[VerifiedGroup | LostGroups]:
         if isinstance(error, ray.exceptions.RayActorError):
-            _unload(chunk)
+            chunk.unload()
             self._workers.lost(chunk.worker, "died")
             return [LostGroups(chunk.ordinals, "rollout_worker_died", error)]
         if isinstance(error, ray.exceptions.RayTaskError):
             if isinstance(error.cause, ValueError):  # a prompt's own fault
                 raise _user_error(error) from error
-            _unload(chunk)
+            chunk.unload()
             self._workers.lost(chunk.worker, f"failed ({error.cause!r})")
             return [LostGroups(chunk.ordinals, "rollout_worker_failed", error)]
         return self._give_up(chunk, "rollouts_lost", error)
 
-    def _not_scored(self, chunk: _Chunk, error: Exception) -> list[VerifiedGroup | LostGroups]:
+    def _not_scored(self, chunk: Chunk, error: Exception) -> list[VerifiedGroup | LostGroups]:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
         if isinstance(cause, ray.exceptions.RayError) and not isinstance(cause, ray.exceptions.RayActorError):
             return self._give_up(chunk, "rollouts_lost", error)
         return self._wait_for_another_scorer(chunk, error)
 
-    def _wait_for_another_scorer(self, chunk: _Chunk, error: Exception) -> list[VerifiedGroup | LostGroups]:
+    def _wait_for_another_scorer(self, chunk: Chunk, error: Exception) -> list[VerifiedGroup | LostGroups]:
         if chunk.num_scorings >= MAX_VERIFICATIONS:
             return self._give_up(chunk, "reward_model_died", error)
         chunk.scoring_error = ActorError(f"the reward model did not score groups {chunk.ordinals}: {error}")
         self._unscored.append(chunk)
         return []
 
-    def _give_up(self, chunk: _Chunk, reason: LossReason, error: Exception) -> list[VerifiedGroup | LostGroups]:
-        _unload(chunk)
+    def _give_up(self, chunk: Chunk, reason: LossReason, error: Exception) -> list[VerifiedGroup | LostGroups]:
+        chunk.unload()
         return [LostGroups(chunk.ordinals, reason, error)]
 
-    def _not_verified(self, chunk: _Chunk, error: ray.exceptions.RayError) -> list[VerifiedGroup | LostGroups]:
+    def _not_verified(self, chunk: Chunk, error: ray.exceptions.RayError) -> list[VerifiedGroup | LostGroups]:
         sampling = _error_of(chunk.generated)
         if isinstance(sampling, ray.exceptions.RayActorError | ray.exceptions.RayTaskError):
             return self._not_sampled(chunk, sampling)
@@ -394,22 +334,16 @@ class RolloutPump:
                 done += self._give_up(chunk, "timeout", error)
         return done
 
-    def _take_late_scoring(self, chunk: _Chunk, seconds: float) -> list[VerifiedGroup | LostGroups]:
+    def _take_late_scoring(self, chunk: Chunk, seconds: float) -> list[VerifiedGroup | LostGroups]:
         assert self._scoring is not None
         if seconds <= self._scoring.timeout_s:
             return []
         del self._chunks[chunk.awaited]
         return self._wait_for_another_scorer(chunk, TimeoutError(f"no answer within {self._scoring.timeout_s:g} s"))
 
-    def _abort(self, chunk: _Chunk) -> None:
+    def _abort(self, chunk: Chunk) -> None:
         if chunk.worker in self._workers:
             chunk.worker.handle.abort.remote(chunk.ordinals, tag=self._request["tag"])
-
-
-def _unload(chunk: _Chunk) -> None:
-    """The work that its members were given for it is over, however it ended."""
-    for member in filter(None, (chunk.worker, chunk.verifier)):
-        member.load -= len(chunk.ordinals)
 
 
 def _is_there(ref: Any) -> bool:

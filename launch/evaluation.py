@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from actors.data_tasks import build_prompts
-from actors.pump import LostGroups, RolloutPump
+from actors.pump import RolloutPump
+from actors.pump_records import LostGroups
 from launch.context import RunContext, get
 from launch.progress import progress
 from rlsys.errors import ActorError

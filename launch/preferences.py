@@ -8,7 +8,8 @@ consumes: prompts and a policy     produces: pairs/ (token ids as sampled)     w
 from typing import Any
 
 from actors.data_tasks import build_prompts, write_pairs
-from actors.pump import LostGroups, RolloutPump
+from actors.pump import RolloutPump
+from actors.pump_records import LostGroups
 from actors.shards import GroupReference
 from launch.context import RunContext, StageContext, get
 from launch.evaluation import stage_modules

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from actors.pump import LostGroups, VerifiedGroup
+from actors.pump_records import LostGroups, VerifiedGroup
 from launch.context import RunContext, StageContext
 from launch.rlvr_checkpoint import finish_checkpoints, save_checkpoint
 from launch.rlvr_recovery import go_back, replace_frozen

@@ -11,7 +11,8 @@ from typing import Any
 import ray
 
 from actors.data_tasks import write_rollouts
-from actors.pump import LostGroups, RolloutPump
+from actors.pump import RolloutPump
+from actors.pump_records import LostGroups
 from actors.shards import GroupReference
 from launch.context import RunContext, StageContext
 from launch.driver_metrics import driver_metrics

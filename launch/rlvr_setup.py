@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from actors.data_tasks import build_prompts
-from actors.pump import RewardScoring, RolloutPump
+from actors.pump import RolloutPump
+from actors.pump_records import RewardScoring
 from launch.context import RunContext, StageContext, get
 from launch.evaluation import load_sets, stage_modules
 from launch.rlvr_checkpoint import COMMIT_DEADLINE_S, restore_checkpoint

@@ -37,7 +37,8 @@ from fault_lab import (
 from actors.groups import ModelGroup
 from actors.learner import Learner
 from actors.publication import ray_publisher
-from actors.pump import LostGroups, RolloutPump
+from actors.pump import RolloutPump
+from actors.pump_records import LostGroups
 from actors.reference_model import ReferenceModel
 from actors.shards import GroupReference, ShardReference
 from launch.context import RunContext

@@ -16,7 +16,8 @@ import ray
 from actors import pump as pump_module
 from actors.begun_groups import BegunGroup, UnderWay
 from actors.groups import Placement, RankGroup
-from actors.pump import LostGroups, RewardScoring, RolloutPump, VerifiedGroup
+from actors.pump import RolloutPump
+from actors.pump_records import LostGroups, RewardScoring, VerifiedGroup
 from actors.reward_model import RewardModel
 from actors.roster import Restarts, Roster
 from rlsys.errors import ActorError

@@ -1,0 +1,77 @@
+"""What the pump holds and hands out: chunks under way, and groups that came through or were lost."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from actors.reward_model import RewardModel
+from actors.roster import Member
+from actors.shards import GroupReference
+from rlsys.errors import ActorError
+from rlsys.types import GroupSummary
+
+LossReason = Literal[
+    "rollout_worker_died", "rollout_worker_failed", "reward_model_died", "verifier_died", "rollouts_lost", "timeout"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RewardScoring:
+    """A reward model that scores what is sampled."""
+
+    model: Callable[[], RewardModel]
+    """The group that is there now: another one after it died."""
+    weight: float
+    timeout_s: float = 1800.0
+    """A model that takes longer over a chunk, those before it included, is taken for dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedGroup:
+    """A group that came through."""
+
+    summary: GroupSummary
+    reference: GroupReference
+    seconds: float
+    """From its start to its verdict, a reward model's scoring apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class LostGroups:
+    """Groups whose worker or verifier failed."""
+
+    ordinals: tuple[int, ...]
+    reason: LossReason
+    error: Exception
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Prompts of one generate call, and how far they are."""
+
+    ordinals: tuple[int, ...]
+    worker: Member
+    prompts: Any
+    generated: Any
+    rollouts: Any
+    started: float
+    scorer: RewardModel | None = None
+    scored: Any = None
+    num_scorings: int = 0
+    scoring_since: float | None = None
+    """While it is being scored."""
+    scoring_error: ActorError | None = None
+    verifier: Member | None = None
+    verified: Any = None
+    experiences: Any = None
+    num_verifications: int = 0
+
+    @property
+    def awaited(self) -> Any:
+        """The reference that is there when the step under way is done."""
+        return self.verified or self.scored or self.generated
+
+    def unload(self) -> None:
+        """The work that its members were given for it is over, however it ended."""
+        for member in filter(None, (self.worker, self.verifier)):
+            member.load -= len(self.ordinals)
