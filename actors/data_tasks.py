@@ -223,9 +223,9 @@ def load_buffer(path: str) -> tuple[Any, ...]:
 
 @lru_cache(maxsize=1)
 def _tokenizer(folder: str) -> Any:
-    from transformers import AutoTokenizer
+    from rlsys.data.tokenizer import load_tokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    return load_tokenizer(folder)
 
 
 def _causal_lm_class(config: Any) -> str:

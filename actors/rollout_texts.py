@@ -11,6 +11,7 @@ from actors.roster import Roster
 from rlsys.data.chat import ChatTokenizer
 from rlsys.data.judge_backend import Question
 from rlsys.data.preference_pairs import seeded_random
+from rlsys.data.tokenizer import load_tokenizer
 from rlsys.recipe.data import TemplatingSettings
 from rlsys.recipe.rollout import SamplingSettings
 from rlsys.types import Prompt, Rollout
@@ -42,11 +43,9 @@ class RolloutTexts:
 
     @cached_property
     def _chat(self) -> ChatTokenizer:
-        from transformers import AutoTokenizer
-
         # Judges read what other models wrote: markers in it are text, and no reason to stop.
         settings = TemplatingSettings(markers="escape")
-        return ChatTokenizer(AutoTokenizer.from_pretrained(self._tokenizer_path), settings)
+        return ChatTokenizer(load_tokenizer(self._tokenizer_path), settings)
 
     def generate_text(self, prompts: Sequence[Question], /) -> list[str]:
         """One text a question, without its end token, in their order.

@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 
 import ray
-from transformers import AutoTokenizer
 
+from rlsys.data.tokenizer import load_tokenizer
 from rlsys.recipe.verifiers import VerifierSettings
 from rlsys.types import Experience, GroupSummary, Prompt, Rollout, Verdict
 from rlsys.verifiers.judgement import VerifyMode
@@ -30,7 +30,7 @@ class Verifying:
 
     def __init__(self, settings: VerifierSettings, tokenizer_path: str) -> None:
         self._settings = settings
-        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
+        self._tokenizer = load_tokenizer(tokenizer_path)
         self._pool = VerifierPool(
             settings.workers,
             wall_limit_s=settings.wall_limit_s,
@@ -85,7 +85,9 @@ class Verifying:
         """The text of a response: what precedes its end token, without special tokens."""
         stopped = rollout.finish_reason == "stop"
         ids = rollout.response_ids[:-1] if stopped else rollout.response_ids
-        return self._tokenizer.decode(ids.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = self._tokenizer.decode(ids.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str), "one response, not a batch"
+        return text
 
     def stats(self) -> dict[str, float]:
         """Metrics since the last call: outcome shares and latency p50/p99 by verifier, and the alarm."""

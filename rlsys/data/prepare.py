@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rlsys.data import tokenizer
 from rlsys.data.card import write_card
 from rlsys.data.chat import ChatTokenizer
 from rlsys.data.decontamination_gate import decontaminated_rows, gate_hashes
@@ -127,10 +128,8 @@ def load_tokenizer(folder: str) -> Any:
     Raises:
         DataError: there is none.
     """
-    from transformers import AutoTokenizer
-
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return tokenizer.load_tokenizer(folder)
     except (OSError, ValueError) as error:
         raise DataError(
             f"no tokenizer can be loaded: {error}", value=folder, fix="give a folder with tokenizer.json"

@@ -17,12 +17,12 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from rlsys.data import tokenizer
 from rlsys.errors import RecipeError, TrainingError
 from rlsys.recipe.model import ModelSettings
 
@@ -75,7 +75,7 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
     folder = settings.tokenizer or settings.path
     if folder is None or not Path(folder).is_dir():
         raise RecipeError("no tokenizer folder", value=folder, fix="set model.tokenizer to a folder with a tokenizer")
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
+    return tokenizer.load_tokenizer(folder, trust_remote_code=settings.trust_remote_code)
 
 
 class ScalarModel(nn.Module):
