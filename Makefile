@@ -25,7 +25,7 @@ lint: install-test
 # Tests without Ray run two at a time; those that start engines and clusters run alone.
 test: lint
 	.venv/bin/python -m pytest -n 2 -q tests/unit tests/real_data $(ARGS)
-	.venv/bin/python -m pytest -q tests/integration $(ARGS)
+	.venv/bin/python -m pytest -q tests/integration --durations=30 $(ARGS)
 
 faults: install-test
 	.venv/bin/python -m pytest -q -m faults tests/integration $(ARGS)

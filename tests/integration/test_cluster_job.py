@@ -17,6 +17,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 RAY = str(Path(sys.executable).with_name("ray"))
 ROOT = Path(__file__).parents[2]
 RECIPE = "tests/integration/tiny.toml"
+SFT_RECIPE = "tests/integration/tiny_sft.toml"
+"""Without engines: how a recipe is started is the question."""
 
 
 def free_port() -> int:
@@ -112,17 +114,17 @@ def test_rlsys_submit_runs_the_recipe_and_leaves_its_outputs_outside_the_working
 
 def test_ray_job_submit_and_an_attached_session_find_the_same_actors_code(cluster: Cluster):
     outside = cluster.folder / "outputs"
-    entry = f"python -m launch.cli run {RECIPE} 'runs=\"{outside}\"' name=by-ray 'cluster.address=\"auto\"'"
+    entry = f"python -m launch.cli run {SFT_RECIPE} 'runs=\"{outside}\"' name=by-ray 'cluster.address=\"auto\"'"
     cluster.call(
         RAY, "job", "submit", "--address", cluster.url, "--working-dir", ".", "--", "bash", "-c", entry, timeout=600
     )
-    assert (outside / "by-ray" / "03-rlvr" / "done.json").is_file()
+    assert (outside / "by-ray" / "02-sft" / "hf" / "model.safetensors").is_file()
     session = (
         "import sys, ray; ray.init('auto'); from launch.recipe import run_recipe; "
         "from rlsys.recipe.load import load_recipe; "
         "results = run_recipe(load_recipe(sys.argv[1], sys.argv[2:])); "
-        "print('BATCHES', results['rlvr']['batches'], ray.is_initialized())"
+        "print('STEPS', results['sft']['steps'], ray.is_initialized())"
     )
     env = cluster.env | {"RAY_ADDRESS": f"127.0.0.1:{cluster.port}"}
-    printed = cluster.call(sys.executable, "-c", session, RECIPE, f'runs="{outside}"', "name=attached", env=env)
-    assert "BATCHES 1 True" in printed
+    printed = cluster.call(sys.executable, "-c", session, SFT_RECIPE, f'runs="{outside}"', "name=attached", env=env)
+    assert "STEPS 2 True" in printed

@@ -30,7 +30,6 @@ from fault_lab import (
     pid_of,
     pids_of,
     raise_in_steps,
-    start_driver,
     train,
 )
 
@@ -329,28 +328,3 @@ def test_a_run_whose_restarts_are_spent_ends_with_one_error(context: RunContext,
         )  # fmt: skip
         train(context, "spent")
     assert faults.injected == ["every rollout worker"]
-
-
-# --- the driver ------------------------------------------------------------------------------------------------------
-
-
-def test_a_driver_killed_with_9_leaves_no_process_and_resumes_to_the_same_bits(
-    undisturbed: SimpleNamespace, tmp_path: Path
-):
-    driver = start_driver(tmp_path)
-    stage = tmp_path / "faults" / "02-rlvr"
-    while not (stage / "checkpoints" / "step_000002").is_dir():
-        assert driver.poll() is None, driver.communicate()[0][-4000:]
-        time.sleep(0.05)
-    family = psutil.Process(driver.pid).children(recursive=True)
-    titles = " ".join(title for process in family for title in process.cmdline())
-    assert all(part in titles for part in ("raylet", "gcs_server", "ray::LearnerRank", "rlsys.verifiers.broker"))
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait(timeout=30)
-    again = start_driver(tmp_path)
-    output, _ = again.communicate(timeout=600)
-    assert again.returncode == 0, output[-4000:]
-    _, alive = psutil.wait_procs(family, timeout=120)  # Ray's own agents take a minute to notice
-    assert [process.cmdline() for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
-    assert "resumed rlvr after batch" in output
-    assert_same_weights(undisturbed.folder, stage)

@@ -2,13 +2,13 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from rlsys.telemetry.tracker import read_metrics
@@ -47,12 +47,18 @@ def test_a_run_on_real_data_killed_with_9_goes_on_after_its_last_checkpoint(tmp_
         assert process.poll() is None, process.communicate()[0][-4000:]
         assert time.monotonic() < deadline, "no checkpoint was committed"
         time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGKILL)
+    family = psutil.Process(process.pid).children(recursive=True)
+    titles = " ".join(title for member in family for title in member.cmdline())
+    expected = ("raylet", "gcs_server", "ray::LearnerRank", "ray::RolloutWorker", "rlsys.verifiers.broker")
+    assert all(part in titles for part in expected)
+    process.kill()
     process.wait(timeout=30)
     committed = max(int(path.name[5:]) for path in checkpoints.glob("step_*"))
     assert 2 <= committed < BATCHES
     output, _ = (again := start(tmp_path)).communicate(timeout=600)
     assert again.returncode == 0, output[-4000:]
+    _, alive = psutil.wait_procs(family, timeout=120)  # Ray's own agents take a minute to notice
+    assert [member.cmdline() for member in alive if member.status() != psutil.STATUS_ZOMBIE] == []
     assert f"resumed rlvr after batch {committed}" in output
     rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["stage"] == "rlvr"]
     assert [row["step"] for row in rows] == list(range(1, BATCHES + 1)), "one line for each committed step, no other"
