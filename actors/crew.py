@@ -15,12 +15,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import ray
-import ray.exceptions
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.cluster import node_resources, reserve
-from actors.groups import Placement
+from actors.groups import Placement, has_failed
 from actors.learner import Learner
 from actors.reference_model import ReferenceModel
 from actors.reward_model import RewardModel
@@ -156,7 +155,7 @@ class Crew:
         for kind in self._ranked_kinds():
             refs = self._pings.get(kind, [])
             answered, waiting = ray.wait(refs, num_returns=len(refs), timeout=0) if refs else ([], [])
-            if any(_failed(ref) for ref in answered):
+            if any(has_failed(ref) for ref in answered):
                 dead.append(kind)
             elif not waiting:
                 self._pings[kind] = self._ping(kind)
@@ -170,7 +169,7 @@ class Crew:
         dead: set[str] = set()
         while waiting and time.monotonic() < deadline:
             answered, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=1.0)
-            dead |= {asked[ref] for ref in answered if _failed(ref)}
+            dead |= {asked[ref] for ref in answered if has_failed(ref)}
             if dead:
                 break
         return sorted(dead or {asked[ref] for ref in waiting})
@@ -226,17 +225,11 @@ class Crew:
 
     def _placement(self, kind: str) -> Placement:
         cluster, plan = self._recipe.cluster, self._plan
-        ranks = {
-            "learner": cluster.learner_ranks,
-            "value": cluster.value_ranks,
-            "reference": cluster.reference_ranks,
-            "reward": cluster.reward_ranks,
-        }[kind]
-        indices = tuple(plan.bundle_index(kind, rank) for rank in range(ranks))
+        indices = tuple(plan.bundle_index(kind, rank) for rank in range(cluster.ranks[kind]))
         bundle = plan.training[indices[0]]
         return Placement(
             name=kind,
-            num_ranks=ranks,
+            num_ranks=len(indices),
             cpus=bundle.cpus / len(bundle.actors),
             gpus=plan.gpus_per_actor(kind),
             placement_group=self._training,
@@ -253,7 +246,7 @@ class Crew:
             "rollout",
             self._create_worker,
             size=size or len(self._plan.rollout),
-            join=self._engine_now.load_format == "dummy",
+            join=self._engine_now.awaits_weights,
             free=self._free_worker,
         )
 
@@ -265,8 +258,8 @@ class Crew:
         options = {"num_cpus": bundle.cpus, "num_gpus": bundle.gpus, "scheduling_strategy": strategy}
         worker: Any = RolloutWorker.options(**options).remote(self._engine_now, name=f"rollout-{slot}")
         # One that has weights of its own samples under version 0; the others wait for a publication.
-        waits = self._engine_now.load_format == "dummy"
-        return worker, worker.ready.remote() if waits else worker.commit_version.remote(0)
+        ready = worker.ready.remote() if self._engine_now.awaits_weights else worker.commit_version.remote(0)
+        return worker, ready
 
     def _free_worker(self, slot: int) -> None:
         remove_placement_group(self._rollout.pop(slot))
@@ -292,14 +285,6 @@ class Crew:
         )
         roster.wait_for_all()
         return roster
-
-
-def _failed(ref: Any) -> bool:
-    try:
-        ray.get(ref)
-    except ray.exceptions.RayError:
-        return True
-    return False
 
 
 def verifier_settings(recipe: Recipe) -> VerifierSettings:

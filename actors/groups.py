@@ -58,7 +58,7 @@ class Pending(Generic[T]):
         """Whether `get` would not wait: every rank has answered, or one has failed, or the deadline has passed."""
         done, waiting = ray.wait(self._refs, num_returns=len(self._refs), timeout=0)
         late = time.monotonic() - self._since > self._group.placement.operation_timeout_s
-        return not waiting or late or any(_failed(ref) for ref in done)
+        return not waiting or late or any(has_failed(ref) for ref in done)
 
     def get(self, timeout_s: float | None = None) -> T:
         """Waits for every rank.
@@ -103,7 +103,8 @@ class Pending(Generic[T]):
         return f"{self._group.placement.name}[{rank}] in {self._method}, {seconds:.0f} s after the call,"
 
 
-def _failed(ref: Any) -> bool:
+def has_failed(ref: Any) -> bool:
+    """Whether an answer that is there is an error: the actor's own, or its death."""
     try:
         ray.get(ref)
     except ray.exceptions.RayError:

@@ -198,8 +198,6 @@ def running(recipe: Recipe, folder: Path, *, own_weights: bool = False) -> Itera
         crew = Crew(recipe, plan, engine=engine, tokenizer=model.folder)
         crew.start()
         context = RunContext(recipe=recipe, folder=folder, crew=crew, model=model, trace=trace)
-        if own_weights:
-            get([worker.commit_version.remote(0) for worker in crew.workers], timeout_s=60.0, what="the engines' start")
         yield context
         context.flush_trace()
     finally:

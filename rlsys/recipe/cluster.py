@@ -42,10 +42,19 @@ class ClusterSettings(Section):
     started again in a run; learner and value model go back to the last checkpoint together. After that a death ends the
     run, or, while other workers of the kind live, goes unreplaced."""
 
+    @property
+    def ranks(self) -> dict[str, int]:
+        """How many each group of ranks has, the learner's first."""
+        return {
+            "learner": self.learner_ranks,
+            "value": self.value_ranks,
+            "reference": self.reference_ranks,
+            "reward": self.reward_ranks,
+        }
+
     @model_validator(mode="after")
     def _colocated_ranks_agree(self) -> "ClusterSettings":
-        ranks_of = {"value": self.value_ranks, "reference": self.reference_ranks, "reward": self.reward_ranks}
-        for group, ranks in ranks_of.items():
+        for group, ranks in self.ranks.items():
             if group in self.colocate and ranks > self.learner_ranks:
                 raise ValueError(
                     f"{group}_ranks is {ranks} but only {self.learner_ranks} learner ranks can be shared; "

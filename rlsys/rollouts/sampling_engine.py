@@ -67,7 +67,7 @@ class SamplingEngine:
         """The longest prompt with its response, in tokens."""
         self.version: PolicyVersion = 0
         self._num_flips = 0
-        self.updating = settings.load_format == "dummy"
+        self.updating = settings.awaits_weights
         """Weights are random, on their way or unchecked: nothing may be sampled before `commit_version`."""
         self.num_tokens = 0
         """Response tokens sampled since the start."""

@@ -29,6 +29,11 @@ class EngineSettings:
     vllm: Mapping[str, Any] = field(default_factory=dict)
     """Further engine settings under vLLM's names, such as `max_model_len`."""
 
+    @property
+    def awaits_weights(self) -> bool:
+        """Whether an engine samples only after a publication."""
+        return self.load_format == "dummy"
+
 
 CPU_DEFAULTS: Mapping[str, Any] = {
     "dtype": "float32",

@@ -91,12 +91,7 @@ def placement_plan(recipe: Recipe, *, use_gpus: bool) -> PlacementPlan:
     """The bundles of a recipe. Groups that share the learner's GPUs are in its bundles, rank by rank."""
     cluster = recipe.cluster
     needed = actors_needed(recipe)
-    ranks = {
-        "learner": cluster.learner_ranks,
-        "value": cluster.value_ranks,
-        "reference": cluster.reference_ranks,
-        "reward": cluster.reward_ranks,
-    }
+    ranks = cluster.ranks
     shared = [kind for kind in ranks if "learner" in needed and kind in cluster.colocate]
     training: list[Bundle] = []
     for kind in ranks:
