@@ -179,7 +179,7 @@ def measure_scaling(_: VerifierPool) -> None:
 
 def measure_hang(_: VerifierPool) -> None:
     """50 of 1,000 spin until their limit of one CPU second."""
-    with VerifierPool(2, cpu_limit_s=1.0, modules=["bench.spinning_verifier"]) as pool:
+    with VerifierPool(2, cpu_limit_s=1.0, modules=["spinning_verifier"]) as pool:
         requests = [VerifyRequest("spin" if n % 20 == 7 else "gsm8k", "18", "#### 18") for n in range(1_000)]
         started = time.perf_counter()
         verdicts = pool.verify_many(requests)

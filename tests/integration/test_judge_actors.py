@@ -85,7 +85,9 @@ def test_a_group_of_judges_rates_everything_right_and_goes_on_after_one_died(tmp
         found = {aspect: rating.value for aspect, rating in response.ratings.items()}
         assert found == {aspect: true_rating(response.response.text, aspect) for aspect in ASPECTS}
     assert sum(one["replies"]["rated"] for one in stats) >= 64 - stored - 16
-    assert all(sum(one["failures"].values()) > 0 for one in stats)
+    # Both took part and failing answers were met; by which of them is the timing's choice.
+    assert all(one["replies"]["rated"] > 0 for one in stats)
+    assert sum(sum(one["failures"].values()) for one in stats) > 0
 
 
 def test_judges_that_cannot_be_are_refused():
