@@ -8,6 +8,7 @@ the lock's holder is a dead process's and can be removed.
 
 import fcntl
 import os
+import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ def load_cpu_collectives(*, timeout_s: float) -> None:
     """
     folder = extensions_folder()
     os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
+    # The pinned ninja, also where the environment is not activated: another version would compile all anew.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     with _alone(folder / "build.flock", timeout_s):
         for guard in folder.glob("*/lock"):
             guard.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,10 +19,16 @@ def test_a_dead_builders_guard_is_removed():
     kernel.mkdir(exist_ok=True)
     guard = kernel / "lock"
     guard.touch()  # what PyTorch's guard leaves when its process is killed: without our lock the load below waits on
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
-    subprocess.run([sys.executable, "-c", LOAD], env=environment, check=True, timeout=240)
+    load(PATH=os.defpath)
     assert not guard.exists()
-    assert (kernel / "deepspeed_shm_comm.so").exists()
+    compiled = (kernel / "deepspeed_shm_comm.so").stat().st_mtime_ns
+    load(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.defpath]))
+    assert (kernel / "deepspeed_shm_comm.so").stat().st_mtime_ns == compiled, "compiled anew in an activated shell"
+
+
+def load(**environment: str) -> None:
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", **environment}
+    subprocess.run([sys.executable, "-c", LOAD], env=environment, check=True, timeout=240)
 
 
 def test_a_build_that_hangs_is_named(tmp_path, monkeypatch):
