@@ -14,17 +14,16 @@ or hang are replaced meanwhile, and chunks wait here while there is nobody to ta
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import ray
 import ray.exceptions
 
 from actors.begun_groups import BegunGroup, UnderWay
-from actors.pump_records import Chunk, LossReason, LostGroups, RewardScoring, VerifiedGroup
+from actors.pump_records import Chunk, LossReason, LostGroups, PumpSettings, RewardScoring, VerifiedGroup
 from actors.roster import Member, Roster
 from actors.shards import GroupReference
 from rlsys.errors import ActorError, RlsysError
-from rlsys.recipe.rollout import SamplingSettings
 from rlsys.types import Prompt
 
 MAX_VERIFICATIONS = 3
@@ -41,42 +40,22 @@ class RolloutPump:
     Args:
         workers: of the rollouts.
         verifiers: of the verdicts.
+        settings: of the sampling and of the chunks.
         prompts: the prompt of an ordinal.
-        num_samples: responses to each prompt.
-        sampling: of all of them.
-        seed: of the sampling.
-        groups_per_call: prompts in one call.
-        group_timeout_s: a chunk that takes longer is lost.
-        tag: of the calls, `train` or `eval`.
-        mode: of the verifiers; their own setting when absent.
         scoring: by a reward model, between sampling and verifying.
-        fixed: ordinal o goes to the worker in place o % n, all that is started at once in one call to each worker.
     """
 
     def __init__(
         self,
         workers: Roster,
         verifiers: Roster,
+        settings: PumpSettings,
         *,
         prompts: Callable[[int], Prompt],
-        num_samples: int,
-        sampling: SamplingSettings,
-        seed: int,
-        groups_per_call: int = 1,
-        group_timeout_s: float = 1800.0,
-        tag: str = "train",
-        mode: Literal["eval", "reward"] | None = None,
         scoring: RewardScoring | None = None,
-        fixed: bool = False,
     ) -> None:
         self._workers, self._verifiers = workers, verifiers
-        self._prompts = prompts
-        self._request = {"num_samples": num_samples, "sampling": sampling, "seed": seed, "tag": tag}
-        self._verify_options = {} if mode is None else {"mode": mode}
-        self._scoring = scoring
-        self._groups_per_call = groups_per_call
-        self._timeout_s = group_timeout_s
-        self._fixed = fixed
+        self._settings, self._prompts, self._scoring = settings, prompts, scoring
         self._next_verifier = 0
         self._queue: deque[tuple[tuple[int, ...], int | None]] = deque()
         """Ordinals of a call that waits for a worker, and the place of the one that must take it."""
@@ -107,15 +86,15 @@ class RolloutPump:
 
     def start(self, ordinals: Sequence[int]) -> None:
         """Hands prompts to the workers with the fewest groups under way, the lowest one first."""
-        if self._fixed:
+        if self._settings.fixed:
             places = self._workers.size
             for place in range(places):
                 own = tuple(ordinal for ordinal in ordinals if ordinal % places == place)
                 if own:
                     self._queue.append((own, place))
         else:
-            for first in range(0, len(ordinals), self._groups_per_call):
-                self._queue.append((tuple(ordinals[first : first + self._groups_per_call]), None))
+            for first in range(0, len(ordinals), self._settings.groups_per_call):
+                self._queue.append((tuple(ordinals[first : first + self._settings.groups_per_call]), None))
         self._place()
 
     def poll(self, *, timeout_s: float, until: Sequence[Any] = ()) -> list[VerifiedGroup | LostGroups]:
@@ -149,7 +128,7 @@ class RolloutPump:
         """
         chunks = self._under_way
         workers = {chunk.worker for chunk in chunks if not _is_there(chunk.generated)}
-        tag = self._request["tag"]
+        tag = self._settings.tag
         asked = [worker.handle.begun.remote(tag=tag) for worker in workers if worker in self._workers]
         timeout_s = SNAPSHOT_DEADLINE_S
         told, _ = ray.wait(asked, num_returns=len(asked), timeout=timeout_s, fetch_local=False) if asked else ([], [])
@@ -192,7 +171,14 @@ class RolloutPump:
                 self._queue.append((ordinals, place))
                 continue
             prompts = ray.put([self._prompts(ordinal) for ordinal in ordinals])
-            generated, rollouts = worker.handle.generate.remote(prompts, **self._request, **self._begun_of(ordinals))
+            generated, rollouts = worker.handle.generate.remote(
+                prompts,
+                num_samples=self._settings.num_samples,
+                sampling=self._settings.sampling,
+                seed=self._settings.seed,
+                tag=self._settings.tag,
+                **self._begun_of(ordinals),
+            )
             worker.load += len(ordinals)
             chunk = Chunk(ordinals, worker, prompts, generated, rollouts, time.monotonic())
             if self._scoring is not None:
@@ -236,7 +222,7 @@ class RolloutPump:
         self._next_verifier += 1
         chunk.verifier.load += len(chunk.ordinals)
         chunk.num_verifications += 1
-        options = dict(self._verify_options)
+        options: dict[str, Any] = {} if self._settings.mode is None else {"mode": self._settings.mode}
         if self._scoring is not None:
             options |= {"reward_model_scores": chunk.scored, "reward_model_weight": self._scoring.weight}
         chunk.verified, chunk.experiences = chunk.verifier.handle.verify.remote(
@@ -325,12 +311,14 @@ class RolloutPump:
         for chunk in [*self._chunks.values(), *self._unverified]:
             if chunk.scoring_since is not None:
                 done += self._take_late_scoring(chunk, now - chunk.scoring_since)
-            elif now - chunk.started > self._timeout_s:
+            elif now - chunk.started > self._settings.group_timeout_s:
                 self._chunks.pop(chunk.awaited, None)
                 if chunk in self._unverified:
                     self._unverified.remove(chunk)
                 self._abort(chunk)
-                error = ActorError(f"groups {chunk.ordinals} did not come through", value=f"{self._timeout_s:g} s")
+                error = ActorError(
+                    f"groups {chunk.ordinals} did not come through", value=f"{self._settings.group_timeout_s:g} s"
+                )
                 done += self._give_up(chunk, "timeout", error)
         return done
 
@@ -343,7 +331,7 @@ class RolloutPump:
 
     def _abort(self, chunk: Chunk) -> None:
         if chunk.worker in self._workers:
-            chunk.worker.handle.abort.remote(chunk.ordinals, tag=self._request["tag"])
+            chunk.worker.handle.abort.remote(chunk.ordinals, tag=self._settings.tag)
 
 
 def _is_there(ref: Any) -> bool:

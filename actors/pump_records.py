@@ -8,11 +8,34 @@ from actors.reward_model import RewardModel
 from actors.roster import Member
 from actors.shards import GroupReference
 from rlsys.errors import ActorError
+from rlsys.recipe.rollout import SamplingSettings
 from rlsys.types import GroupSummary
 
 LossReason = Literal[
     "rollout_worker_died", "rollout_worker_failed", "reward_model_died", "verifier_died", "rollouts_lost", "timeout"
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class PumpSettings:
+    """How prompts are sampled and handed out."""
+
+    num_samples: int
+    """Responses to each prompt."""
+    sampling: SamplingSettings
+    """Of all of them."""
+    seed: int
+    """Of the sampling."""
+    groups_per_call: int = 1
+    """Prompts in one call."""
+    group_timeout_s: float = 1800.0
+    """A chunk that takes longer is lost."""
+    tag: str = "train"
+    """Of the calls: `train`, `eval` or `preferences`."""
+    mode: Literal["eval", "reward"] | None = None
+    """Of the verifiers; their own setting when absent."""
+    fixed: bool = False
+    """Ordinal o goes to the worker in place o % n, all that is started at once in one call to each worker."""
 
 
 @dataclass(frozen=True, slots=True)

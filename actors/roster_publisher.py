@@ -1,10 +1,11 @@
 """Publication to whoever is there: the members of a roster that are built, new ones included, dead ones replaced."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from actors.publication import RayEngine, RayLearner
 from actors.roster import Member, Roster
+from rlsys.errors import RlsysError
 from rlsys.types import PolicyVersion
 from rlsys.weights.publisher import PublicationError, PublicationReport, PublicationSettings, WeightPublisher
 
@@ -56,8 +57,12 @@ class RosterPublisher:
             except PublicationError as error:
                 if not error.engines or attempt == MAX_PUBLICATIONS:
                     raise
+                gone = self._workers.accuse(error.engines, timeout_s=ANSWER_S)
+                if not gone and error.with_learner and not self._learner_answers():
+                    raise  # all engines live: they have waited for the learner
                 print(f"publication of version {version} is tried again: {error.problem}", flush=True)
-                self._replace(error.engines, failed)
+                if not gone:  # else the others failed because of it
+                    self._replace(failed & set(error.engines))
                 failed |= set(error.engines)
             else:
                 self._workers.serve(members)
@@ -74,9 +79,13 @@ class RosterPublisher:
             self._members = members
         return self._publisher
 
-    def _replace(self, engines: Sequence[str], failed_before: set[str]) -> None:
-        gone = self._workers.accuse(engines, timeout_s=ANSWER_S)
-        if gone:
-            return  # the others failed because of it
-        for member in [m for m in self._workers.built if m.name in engines and m.name in failed_before]:
+    def _learner_answers(self) -> bool:
+        try:
+            self._learner.ping().result(timeout=ANSWER_S)
+        except (TimeoutError, RlsysError):
+            return False
+        return True
+
+    def _replace(self, engines: Collection[str]) -> None:
+        for member in [member for member in self._workers.built if member.name in engines]:
             self._workers.lost(member, "failed two publications")

@@ -129,14 +129,25 @@ class RunContext:
 
     def load_policy(self, folder: Path | None, learner: LearnerSettings) -> None:
         """Has the learner hold the policy with a fresh optimizer; weights that it has in memory are kept."""
+        with self.loading_policy(folder, learner):
+            pass
+
+    @contextmanager
+    def loading_policy(self, folder: Path | None, learner: LearnerSettings) -> Iterator[None]:
+        """`load_policy` while the block does something else."""
         if folder is not None and folder == self.learner_holds:
             try:
                 self.crew.learner.begin_stage(learner).get()
-                return
             except RlsysError as error:  # another DeepSpeed engine is needed: it is built from the exported folder
                 print(f"the policy is loaded again: {error}", flush=True)
+            else:
+                yield
+                return
+        self.learner_holds = None
+        loading = self.crew.learner.load(self.policy_settings(folder), learner)
+        yield
         with self.spans.span("load"), progress("loading the policy", shown=self.recipe.tracking.console):
-            self.crew.learner.load(self.policy_settings(folder), learner).get(self.recipe.cluster.start_timeout_s)
+            loading.get(self.recipe.cluster.start_timeout_s)
         self.learner_holds = folder
 
     def publish(self, version: PolicyVersion, canary_ids: list[int]) -> PublicationReport:

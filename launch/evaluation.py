@@ -13,7 +13,7 @@ import numpy as np
 
 from actors.data_tasks import build_prompts
 from actors.pump import RolloutPump
-from actors.pump_records import LostGroups
+from actors.pump_records import LostGroups, PumpSettings
 from launch.context import RunContext, get
 from launch.progress import progress
 from rlsys.errors import ActorError
@@ -86,10 +86,7 @@ def evaluate(
 def _sample(
     context: RunContext, evaluation_set: EvaluationSet, settings: EvaluationSettings, temperature: float
 ) -> list[GroupSummary]:
-    pump = RolloutPump(
-        context.crew.workers,
-        context.crew.verifiers,
-        prompts=evaluation_set.prompts.__getitem__,
+    pump_settings = PumpSettings(
         num_samples=settings.samples if temperature > 0 else 1,
         sampling=SamplingSettings(max_tokens=settings.max_tokens, temperature=temperature),
         seed=context.recipe.seed + EVALUATION_SEED_OFFSET,
@@ -98,6 +95,8 @@ def _sample(
         tag="eval",
         mode=settings.mode,
     )
+    crew = context.crew
+    pump = RolloutPump(crew.workers, crew.verifiers, pump_settings, prompts=evaluation_set.prompts.__getitem__)
     done: dict[int, GroupSummary] = {}
     attempts: dict[int, int] = defaultdict(int)
     num_prompts = len(evaluation_set.prompts)

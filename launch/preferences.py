@@ -9,7 +9,7 @@ from typing import Any
 
 from actors.data_tasks import build_prompts, write_pairs
 from actors.pump import RolloutPump
-from actors.pump_records import LostGroups
+from actors.pump_records import LostGroups, PumpSettings
 from actors.shards import GroupReference
 from launch.context import RunContext, StageContext, get
 from launch.evaluation import stage_modules
@@ -55,10 +55,7 @@ def run_preferences(context: RunContext, stage: StageContext) -> dict[str, Any]:
 def _sample_all(
     context: RunContext, settings: PreferencesStage, stream: PromptStream, num_prompts: int
 ) -> tuple[list[GroupSummary], list[GroupReference]]:
-    pump = RolloutPump(
-        context.crew.workers,
-        context.crew.verifiers,
-        prompts=stream.__getitem__,
+    pump_settings = PumpSettings(
         num_samples=settings.samples,
         sampling=settings.sampling,
         seed=context.recipe.seed,
@@ -66,6 +63,7 @@ def _sample_all(
         group_timeout_s=context.recipe.cluster.operation_timeout_s,
         tag="preferences",
     )
+    pump = RolloutPump(context.crew.workers, context.crew.verifiers, pump_settings, prompts=stream.__getitem__)
     done: dict[int, tuple[GroupSummary, GroupReference]] = {}
     attempts_left = 3
     pump.start(range(num_prompts))

@@ -7,7 +7,7 @@ from typing import Any
 
 from actors.data_tasks import build_prompts
 from actors.pump import RolloutPump
-from actors.pump_records import RewardScoring
+from actors.pump_records import PumpSettings, RewardScoring
 from launch.context import RunContext, StageContext, get
 from launch.evaluation import load_sets, stage_modules
 from launch.rlvr_checkpoint import COMMIT_DEADLINE_S, restore_checkpoint
@@ -87,17 +87,21 @@ def prompt_stream(context: RunContext, settings: RlvrStage, folder: Path) -> Pro
 
 
 def _pump(context: RunContext, settings: RlvrStage, stream: PromptStream) -> RolloutPump:
-    return RolloutPump(
-        context.crew.workers,
-        context.crew.verifiers,
-        prompts=stream.__getitem__,
+    pump_settings = PumpSettings(
         num_samples=settings.samples,
         sampling=settings.sampling,
         seed=context.recipe.seed,
         groups_per_call=settings.groups_per_call,
         group_timeout_s=settings.group_timeout_s or context.recipe.cluster.operation_timeout_s,
-        scoring=_scoring(context, settings),
         fixed=context.recipe.deterministic,
+    )
+    crew = context.crew
+    return RolloutPump(
+        crew.workers,
+        crew.verifiers,
+        pump_settings,
+        prompts=stream.__getitem__,
+        scoring=_scoring(context, settings),
     )
 
 

@@ -43,8 +43,8 @@ def run_sft(context: RunContext, stage: StageContext) -> dict[str, Any]:
     settings = stage.stage
     assert isinstance(settings, SftStage)
     folder = stage.folder / "data"
-    manifest = _build_store(context, settings, folder, "rows")
-    context.load_policy(context.policy_folder(settings.policy), settings.learner)
+    with context.loading_policy(context.policy_folder(settings.policy), settings.learner):
+        manifest = _build_store(context, settings, folder, "rows")
     learner = context.crew.learner
     seed = context.recipe.seed
 

@@ -116,11 +116,13 @@ class PublicationReport:
 
 
 class PublicationError(WeightTransferError):
-    """A publication failed before the flip. `phase` and `engines` say where; no engines means the learner."""
+    """A publication failed before the flip. `phase` and `engines` say where; no engines means the learner alone."""
 
-    def __init__(self, problem: str, *, phase: str, engines: tuple[str, ...], fix: str = "") -> None:
+    def __init__(
+        self, problem: str, *, phase: str, engines: tuple[str, ...], with_learner: bool = False, fix: str = ""
+    ) -> None:
         super().__init__(problem, fix=fix)
-        self.phase, self.engines = phase, engines
+        self.phase, self.engines, self.with_learner = phase, engines, with_learner
 
 
 class WeightPublisher:
@@ -289,6 +291,7 @@ def _gather(phase: str, pending: Sequence[tuple[str, Pending]], timeout_s: float
             f"publication failed in the {phase} phase: {told}",
             phase=phase,
             engines=tuple(name for name, _ in failed if name),
+            with_learner=any(not name for name, _ in failed),
             fix="the next publication builds a new group of the engines that are then alive",
         )
     return results

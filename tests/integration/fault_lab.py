@@ -116,6 +116,17 @@ def read_ends(folder: Path) -> list[Any]:
     return [json.loads(line) for line in (folder / "ends.jsonl").read_text().splitlines()]
 
 
+def steps_of(run: Path) -> list[int]:
+    """Steps of RLVR that a run has written down."""
+    path = run / "metrics.jsonl"
+    return [row["step"] for row in read_metrics(path) if row["stage"] == "rlvr"] if path.exists() else []
+
+
+def newest_checkpoint(run: Path) -> int:
+    """Its step; 0 when there is none."""
+    return max((int(path.name[5:]) for path in run.glob("02-rlvr/checkpoints/step_??????")), default=0)
+
+
 def assert_whole(run: SimpleNamespace) -> None:
     """Every step once, and every ordinal below the batches' count trained on once."""
     assert [row["step"] for row in run.rows] == list(range(1, run.settings.batches + 1))
@@ -176,6 +187,18 @@ def raise_in_steps(worker: Any) -> None:
         self._loop._engine.step = step
 
     ray.get(worker.__ray_call__.remote(spoil), timeout=60)
+
+
+def raise_in_training(rank: Any) -> None:
+    """From now on each of the rank's optimizer steps fails, until another model is loaded."""
+
+    def spoil(self: Any) -> None:
+        def train_step(*_: Any, **__: Any) -> None:
+            raise RuntimeError("injected")
+
+        self.engine.train_step = train_step
+
+    ray.get(rank.__ray_call__.remote(spoil), timeout=60)
 
 
 def slow_down(actor: Any, method: str, seconds: float) -> None:

@@ -37,7 +37,7 @@ from actors.groups import ModelGroup
 from actors.learner import Learner
 from actors.publication import ray_publisher
 from actors.pump import RolloutPump
-from actors.pump_records import LostGroups
+from actors.pump_records import LostGroups, PumpSettings
 from actors.reference_model import ReferenceModel
 from actors.shards import GroupReference, ShardReference
 from launch.context import RunContext
@@ -299,10 +299,8 @@ def test_a_late_group_is_aborted_on_its_engine(context: RunContext):
     context.reinforce()
     prompt = Prompt(5, "late", (), np.array(context.model.canary_ids[:8], np.int32))
     sampling = SamplingSettings(max_tokens=80, ignore_end=True)
-    pump = RolloutPump(
-        context.crew.workers, context.crew.verifiers, prompts=lambda ordinal: prompt, num_samples=200,
-        sampling=sampling, seed=0, group_timeout_s=0.0,
-    )  # fmt: skip
+    settings = PumpSettings(num_samples=200, sampling=sampling, seed=0, group_timeout_s=0.0)
+    pump = RolloutPump(context.crew.workers, context.crew.verifiers, settings, prompts=lambda ordinal: prompt)
     worker = context.crew.workers.serving[0].handle
     finished = ray.get(worker.stats.remote())["num_groups"]
     pump.start([5])

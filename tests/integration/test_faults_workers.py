@@ -17,7 +17,7 @@ from actors import pump as pump_module
 from actors.begun_groups import BegunGroup, UnderWay
 from actors.groups import Placement, RankGroup
 from actors.pump import RolloutPump
-from actors.pump_records import LostGroups, RewardScoring, VerifiedGroup
+from actors.pump_records import LostGroups, PumpSettings, RewardScoring, VerifiedGroup
 from actors.reward_model import RewardModel
 from actors.roster import Restarts, Roster
 from rlsys.errors import ActorError
@@ -177,13 +177,14 @@ def roster(kind: str, create: Callable[[int], Any], *, size: int = 1, join: bool
     return made
 
 
-def make_pump(workers: Roster, verifiers: Roster, **options: Any) -> RolloutPump:
+def make_pump(
+    workers: Roster, verifiers: Roster, *, scoring: RewardScoring | None = None, **options: Any
+) -> RolloutPump:
     def prompt(ordinal: int) -> Prompt:
         return Prompt(ordinal, str(ordinal), (), np.array([5], np.int32))
 
-    return RolloutPump(
-        workers, verifiers, prompts=prompt, num_samples=1, sampling=SamplingSettings(), seed=0, **options
-    )
+    settings = PumpSettings(num_samples=1, sampling=SamplingSettings(), seed=0, **options)
+    return RolloutPump(workers, verifiers, settings, prompts=prompt, scoring=scoring)
 
 
 def poll_for(pump: RolloutPump, count: int) -> list[VerifiedGroup | LostGroups]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from fault_lab import read_ends, start_driver
+from fault_lab import newest_checkpoint, read_ends, start_driver, steps_of
 
 from rlsys.telemetry.tracker import read_metrics
 
@@ -26,15 +26,6 @@ MINUTES = float(os.environ.get("RLSYS_SOAK_MINUTES", "30"))
 VICTIMS = ("RolloutWorker", "VerifierWorker", "LearnerRank", "ValueModelRank", "ReferenceModelRank")
 RECOVERY_S = 300.0
 FLAT = ("perf/driver_rss_gib", "perf/driver_open_files", "perf/driver_objects")
-
-
-def steps_of(run: Path) -> list[int]:
-    path = run / "metrics.jsonl"
-    return [row["step"] for row in read_metrics(path) if row["stage"] == "rlvr"] if path.exists() else []
-
-
-def newest_checkpoint(run: Path) -> int:
-    return max((int(path.name[5:]) for path in run.glob("02-rlvr/checkpoints/step_??????")), default=0)
 
 
 def wait_for_step(run: Path, driver: subprocess.Popen, step: int) -> float:
