@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from rlsys.models.deepspeed_settings import compute_dtype, deepspeed_settings
+from rlsys.models.document_attention import attend_by_document
 from rlsys.models.engine import TrainEngine
 from rlsys.models.loading import ScalarModel, load_causal_lm, load_scalar_model
 from rlsys.models.lora import add_adapters
@@ -46,6 +47,7 @@ def build_engine(
     load = load_causal_lm if kind == "policy" else load_scalar_model
     hf_model: PreTrainedModel = load(model, dtype)
     del while_loading
+    attend_by_document(hf_model)
     if trainable and learner.lora is not None:
         add_adapters(hf_model, learner.lora, model.init_seed)
     if learner.gradient_checkpointing and trainable:

@@ -198,7 +198,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_before(context: Run
     """The stage's folder is a file system of its own, which has room for one checkpoint and not for two."""
     folder = context.folder / "full"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=7m", "tmpfs", str(folder)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True)
     if mounted.returncode:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
     try:

@@ -1,9 +1,10 @@
 """`make soak`: half an hour of training, and a random actor killed 60 to 120 s after each recovery.
 
-The committed step never goes down, every ordinal ends once, and the driver's memory, open files and Ray objects stay
-flat: leaks of a few kilobytes a step would show.
+The committed step never goes down, every ordinal ends once, and memory, open files and Ray objects of the driver, and
+memory, open files and number of all processes together, stay flat: leaks of a few kilobytes a step would show.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -38,12 +39,23 @@ def wait_for_step(run: Path, driver: subprocess.Popen, step: int) -> float:
     return time.monotonic() - started
 
 
+def usage_of(driver: subprocess.Popen) -> dict[str, float]:
+    """Of the driver and all its processes: resident memory in GiB, open files, processes."""
+    rss, files, count = 0, 0, 0
+    for process in [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            rss += process.memory_info().rss
+            files += process.num_fds()
+            count += 1
+    return {"all_rss_gib": rss / 2**30, "all_open_files": float(files), "processes": float(count)}
+
+
 def test_half_an_hour_of_kills(tmp_path: Path):
     overrides = (
         "deterministic=false", "rlvr.batches=1000000", "rlvr.max_staleness=1", "rlvr.checkpoint.every=5",
         "cluster.learner_ranks=2", "cluster.max_restarts=1000",
     )  # fmt: skip
-    generator, kills, recoveries = random.Random(7), Counter(), []
+    generator, kills, recoveries, usage = random.Random(7), Counter(), [], []
     run = tmp_path / "faults"
     driver = start_driver(tmp_path, overrides=overrides)
     try:
@@ -55,6 +67,7 @@ def test_half_an_hour_of_kills(tmp_path: Path):
                 assert driver.poll() is None, driver.communicate()[0][-4000:]
                 committed.append(newest_checkpoint(run))
                 assert committed[-1] >= committed[-2]
+                usage.append(usage_of(driver))
                 time.sleep(1.0)
             kind = generator.choice(VICTIMS)
             victims = [
@@ -79,6 +92,9 @@ def test_half_an_hour_of_kills(tmp_path: Path):
     drift = {}
     for name in FLAT:
         thirds = np.array_split([row[name] for row in rows], 3)
+        drift[name] = float(np.median(thirds[2]) / np.median(thirds[1]))
+    for name in usage[0]:
+        thirds = np.array_split([used[name] for used in usage], 3)
         drift[name] = float(np.median(thirds[2]) / np.median(thirds[1]))
     print(json.dumps({"kills": kills, "steps": len(rows), "slowest_recovery_s": slowest, "drift": drift}, indent=1))
     assert slowest["RolloutWorker"] < 120
