@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from rlsys.errors import TrainingError
 
 DEFAULT_CHUNK = 1 << 22
-"""Elements of one block of `[tokens, vocab]`: 16 MiB in float32, of which about three are alive at once."""
+"""Elements of `[tokens, vocab]` that are kept, 16 MiB in float32; more is walked in blocks of half as many, of which
+about three are alive at once."""
 
 _MAX_TOKENS = 8192
 _MIN_COLUMNS = 256
@@ -33,8 +34,8 @@ def chunked_token_logprobs(
         weight: `[V, D]`, the vocabulary projection.
         targets: `[T]` int64.
         temperature: logits are divided by it.
-        chunk: elements of `[T, V]` alive at once. What fits in one chunk is kept for the backward pass; larger
-            problems recompute the logits there.
+        chunk: elements of `[T, V]`. What fits in one chunk is kept for the backward pass; larger problems recompute
+            the logits there, in blocks of half a chunk.
 
     Returns:
         logprobs `[T]` and entropies `[T]` in nats.
@@ -123,7 +124,7 @@ def _columns(hidden: Tensor, weight: Tensor, chunk: int) -> int:
     """Vocabulary entries of a block; the whole vocabulary where one chunk holds every token's logits."""
     if hidden.shape[0] * weight.shape[0] <= chunk:
         return weight.shape[0]
-    return min(weight.shape[0], max(_MIN_COLUMNS, chunk // min(hidden.shape[0], _MAX_TOKENS)))
+    return min(weight.shape[0], max(_MIN_COLUMNS, chunk // 2 // min(hidden.shape[0], _MAX_TOKENS)))
 
 
 class TokenLogprobModel(nn.Module):

@@ -50,7 +50,7 @@ class LearnerSettings(Section):
     row_length: PositiveInt | None = None
     """Positions of a packed row; the longest document of the batch when absent."""
     logits_chunk: PositiveInt = 1 << 22
-    """Elements of one block of `[tokens, vocab]`; about three blocks are alive at once."""
+    """Elements of `[tokens, vocab]` that are kept for the backward pass; more is computed in blocks of half as many."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 weights and activations on GPUs, with float32 master weights and losses; float32 on CPU."""

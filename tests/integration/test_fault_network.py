@@ -30,6 +30,9 @@ def sh(*command: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def far_node(tmp_path_factory) -> Iterator[None]:
     """A head node here and another one behind a cable, whose near end is called `rlsys-near`."""
+    os.environ["RAY_AUTH_MODE"] = "token"  # as `ray.init` sets it for a cluster of its own; `ray start` leaves it open
+    generated = sh(RAY, "get-auth-token", "--generate")
+    assert generated.returncode == 0, generated.stderr
     if os.geteuid() or sh("ip", "netns", "add", NAMESPACE).returncode:
         pytest.skip("no network namespace can be made here: it needs root and iproute2")
     try:
