@@ -55,8 +55,15 @@ CASES = {
         plain_sgd(tokens_per_micro_batch=48),
         plain_sgd(tokens_per_micro_batch=96, packing="bucketed", gradient_checkpointing=True),
         plain_sgd(tokens_per_micro_batch=200, row_length=100, zero_stage=2),
+        plain_sgd(tokens_per_micro_batch=50, row_length=50, sequence_parallel=2),
+        plain_sgd(packing="bucketed", gradient_checkpointing=True, zero_stage=2, sequence_parallel=2),
     ],
-    4: [plain_sgd(tokens_per_micro_batch=64), plain_sgd(packing="bucketed")],
+    4: [
+        plain_sgd(tokens_per_micro_batch=64),
+        plain_sgd(packing="bucketed"),
+        plain_sgd(tokens_per_micro_batch=64, row_length=51, sequence_parallel=2),
+        plain_sgd(sequence_parallel=4),
+    ],
 }
 
 
