@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from rlsys.models.deepspeed_settings import compute_dtype, deepspeed_settings
 from rlsys.models.document_attention import attend_by_document
 from rlsys.models.engine import TrainEngine
+from rlsys.models.liger import add_kernels
 from rlsys.models.loading import ScalarModel, load_causal_lm, load_scalar_model
 from rlsys.models.lora import add_adapters
 from rlsys.models.process_group import ProcessGroup
@@ -49,11 +50,12 @@ def build_engine(
     hf_model: PreTrainedModel = load(model, dtype)
     del while_loading
     attend_by_document(hf_model)
+    add_kernels(hf_model, learner.liger, group.device)
     if trainable and learner.lora is not None:
         add_adapters(hf_model, learner.lora, model.init_seed)
     if learner.gradient_checkpointing and trainable:
         hf_model.gradient_checkpointing_enable({"use_reentrant": False})
-    sequence = SequenceParallel(group, learner.sequence_parallel, hf_model)
+    sequence = SequenceParallel(group.part(learner.sequence_parallel), hf_model)
     module = TokenLogprobModel(hf_model, learner.logits_chunk) if kind == "policy" else ScalarModel(hf_model)
     if not trainable:
         module.requires_grad_(False)

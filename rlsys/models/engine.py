@@ -149,7 +149,16 @@ class TrainEngine:
         Raises:
             TrainingError: the stage needs another DeepSpeed engine; load its model from the exported folder instead.
         """
-        for name in ("zero_stage", "dtype", "gradient_checkpointing", "logits_chunk", "sequence_parallel", "lora", "deepspeed"):
+        for name in (
+            "zero_stage",
+            "dtype",
+            "gradient_checkpointing",
+            "logits_chunk",
+            "sequence_parallel",
+            "liger",
+            "lora",
+            "deepspeed",
+        ):
             if getattr(settings, name) != getattr(self.settings, name):
                 raise TrainingError(
                     f"learner.{name} cannot change while a model is loaded", fix="export the model and load it again"

@@ -86,7 +86,7 @@ class ScalarModel(nn.Module):
         self.model = model
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """`input_ids` and `position_ids` `[R, L]`, positions restarting at each document; the mask follows from them."""
+        """`input_ids` and `position_ids` `[R, L]`, positions restarting at each document, whence the mask if absent."""
         outputs = self.model.base_model(
             input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=False
         )

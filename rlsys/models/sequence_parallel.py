@@ -30,20 +30,19 @@ class SequenceParallel:
     """The ranks that share micro-batches with this one, and how a micro-batch lies on them.
 
     Args:
-        group: all ranks of the model.
-        size: how many share; divides the ranks and the model's heads, as the recipe checks.
-        model: whose attention is to reach over the ranks until `close`.
+        ranks: those that share; their number divides the model's heads, as the recipe checks.
+        model: whose attention is to reach over them until `close`.
 
     Raises:
         RecipeError: tokens of the model see each other otherwise than by attention to everything before them.
     """
 
-    def __init__(self, group: ProcessGroup, size: int, model: PreTrainedModel) -> None:
+    def __init__(self, ranks: ProcessGroup, model: PreTrainedModel) -> None:
         self._config = model.config
         self._attention = model.config._attn_implementation
-        self._ranks = group.part(size)
+        self._ranks = ranks
         self._exchanges: dict[int, nn.Module] = {}
-        if size > 1:
+        if self.size > 1:
             _refuse_other_layers(model)
             self._attend_locally = ALL_ATTENTION_FUNCTIONS[self._attention]
             # Under its own name, since transformers and its flash attention ask for that name elsewhere.
@@ -86,7 +85,7 @@ class SequenceParallel:
         }
 
     def local(self, flat: np.ndarray, batch: MicroBatch) -> tuple[np.ndarray, np.ndarray]:
-        """Which of the positions `[N]`, flat in `[R * L]`, this rank has, `[N]` bool, and where: flat in `[R * L/n]`."""
+        """Which of the positions `[N]`, flat in `[R * L]`, this rank has, and where: flat in `[R * L/n]`."""
         width = self._shape(batch)[1]
         at = self._columns(width)
         rows, columns = np.divmod(flat, width)
