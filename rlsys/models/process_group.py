@@ -30,6 +30,7 @@ class ProcessGroup:
         handle = None
         if size > 1:
             handle, _ = dist.new_subgroups(size, timeout=datetime.timedelta(seconds=self.timeout_s))
+            assert isinstance(handle, dist.ProcessGroup)
         return ProcessGroup(self.rank % size, size, self.device, self.timeout_s, handle)
 
     def gather(self, item: Any) -> list[Any]:

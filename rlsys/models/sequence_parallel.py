@@ -39,7 +39,7 @@ class SequenceParallel:
 
     def __init__(self, ranks: ProcessGroup, model: PreTrainedModel) -> None:
         self._config = model.config
-        self._attention = model.config._attn_implementation
+        self._attention = str(model.config._attn_implementation)
         self._ranks = ranks
         self._exchanges: dict[int, nn.Module] = {}
         if self.size > 1:
@@ -136,7 +136,7 @@ class SequenceParallel:
                 head_size,
                 kv_head_count=key.shape[1],
                 num_hidden_layers=self._config.get_text_config().num_hidden_layers,
-                process_group=self._ranks.handle,
+                process_group=self._ranks.handle,  # pyright: ignore[reportArgumentType]
                 seq_length_is_variable=True,
             )
         return self._exchanges[num_rows](module, query, key, value, mask, **kwargs)
