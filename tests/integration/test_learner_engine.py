@@ -154,9 +154,13 @@ def two_good_steps(rank: Rank, learner: LearnerSettings):
     return whole_weights(rank)
 
 
-@pytest.mark.parametrize("zero_stage", [1, 3])
-def test_a_step_that_is_not_finite_is_skipped_on_every_rank_and_leaves_no_trace(ranks: Ranks, zero_stage):  # noqa: F811
-    learner = LearnerSettings(zero_stage=zero_stage, tokens_per_micro_batch=32)
+@pytest.mark.parametrize(("zero_stage", "sequence_parallel"), [(1, 1), (3, 1), (3, 2)])
+def test_a_step_that_is_not_finite_is_skipped_on_every_rank_and_leaves_no_trace(
+    ranks: Ranks,  # noqa: F811
+    zero_stage: int,
+    sequence_parallel: int,
+):
+    learner = LearnerSettings(zero_stage=zero_stage, tokens_per_micro_batch=32, sequence_parallel=sequence_parallel)
     clean = ranks.run(2, two_good_steps, learner=learner)[0]
     for faults, last, weights in ranks.run(2, poisoned_steps, learner=learner):
         assert faults == [LOSS, GRADIENT, ADVANTAGE, ALL_MASKED]
