@@ -35,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         ("gpus", _gpus),
         ("gloo", _gloo),
         ("nccl", _nccl),
+        ("liger kernels", _liger),
         ("wandb login", _wandb),
     ]
     missing = 0
@@ -132,6 +133,14 @@ def _nccl() -> str:
     if not torch.cuda.is_available() or not distributed.is_nccl_available():
         raise _Missing("not on this machine: weights travel over gloo", needed=False)
     return ".".join(map(str, nccl.version()))
+
+
+def _liger() -> str:
+    try:
+        return metadata.version("liger-kernel")
+    except metadata.PackageNotFoundError:
+        text = "not installed: models use torch's own kernels (on GPUs, pip install liger-kernel==0.8.5)"
+        raise _Missing(text, needed=False) from None
 
 
 def _wandb() -> str:

@@ -18,6 +18,7 @@ from rlsys.algorithms.step_guard import ADVANTAGE, ALL_MASKED, GRADIENT, LOSS
 from rlsys.data.packing import MicroBatch, Row, Unit, dummy_micro_batch, micro_batches
 from rlsys.errors import TrainingError
 from rlsys.models.process_group import ProcessGroup
+from rlsys.models.sequence_parallel import SequenceParallel
 from rlsys.models.token_logprobs import TokenLogprobModel
 from rlsys.recipe.learner import LearnerSettings
 
@@ -69,13 +70,23 @@ class TrainEngine:
         engine: DeepSpeed's engine around it, or the module itself where it is never trained.
         settings: of this model's section.
         group: the ranks.
+        sequence: those of them that share micro-batches.
     """
 
-    def __init__(self, module: nn.Module, *, engine: Any, settings: LearnerSettings, group: ProcessGroup) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        engine: Any,
+        settings: LearnerSettings,
+        group: ProcessGroup,
+        sequence: SequenceParallel,
+    ) -> None:
         self.module = module
         self.engine = engine
         self.settings = settings
         self.group = group
+        self.sequence = sequence
 
     def logprobs(self, rows: Sequence[Row], *, temperature: float = 1.0) -> list[np.ndarray]:
         """Log-probability of each token given those before it, `[L]` float32 per row; 0 where its field `mask` is 0."""
@@ -115,8 +126,8 @@ class TrainEngine:
             temperature: of a policy's logits.
         """
         batches = micro_batches(
-            units,
-            tokens_per_micro_batch=self.settings.tokens_per_micro_batch,
+            self.sequence.share(units)[0],
+            tokens_per_micro_batch=self.settings.tokens_per_micro_batch * self.sequence.size,
             row_length=self.settings.row_length,
             packing=self.settings.packing,
         )
@@ -138,7 +149,16 @@ class TrainEngine:
         Raises:
             TrainingError: the stage needs another DeepSpeed engine; load its model from the exported folder instead.
         """
-        for name in ("zero_stage", "dtype", "gradient_checkpointing", "logits_chunk", "lora", "deepspeed"):
+        for name in (
+            "zero_stage",
+            "dtype",
+            "gradient_checkpointing",
+            "logits_chunk",
+            "sequence_parallel",
+            "liger",
+            "lora",
+            "deepspeed",
+        ):
             if getattr(settings, name) != getattr(self.settings, name):
                 raise TrainingError(
                     f"learner.{name} cannot change while a model is loaded", fix="export the model and load it again"
@@ -194,8 +214,9 @@ class TrainEngine:
         if not self.engine.was_step_applied():
             fault = GRADIENT if all(is_finite for is_finite, _ in everyone) else LOSS
             return StepReport({"optim/skipped": 1.0}, fault)
-        keys = {key for _, part in everyone for key in part}
-        metrics = finish_sums({key: sum(part.get(key, 0.0) for _, part in everyone) for key in keys})
+        parts = [part for _, part in everyone[:: self.sequence.size]]  # ranks that share have the same sums
+        keys = {key for part in parts for key in part}
+        metrics = finish_sums({key: sum(part.get(key, 0.0) for part in parts) for key in keys})
         norm = float(self.engine.get_global_grad_norm())
         return StepReport(metrics | {"optim/skipped": 0.0, "optim/lr": lr, "optim/grad_norm": norm})
 
@@ -211,27 +232,25 @@ class TrainEngine:
         """Logprobs and entropies `[2, R, L]`, aligned with the tokens."""
         wanted = (batch.fields["mask"] != 0) & (batch.position_ids > 0)
         selected = np.flatnonzero(wanted)
-        if not len(selected):
-            selected = np.ones(1, np.int64)  # any token: the head must run on every rank
+        here, positions = self.sequence.local(selected - 1, batch)
+        selected = selected[here]
+        is_idle = not len(selected)
+        if is_idle:
+            selected = positions = np.zeros(1, np.int64)  # any token: the head must run on every rank
         device = self.group.device
         at = torch.from_numpy(selected).to(device)
-        input_ids = torch.from_numpy(batch.input_ids).to(device)
         outputs = self.engine(
-            input_ids=input_ids,
-            position_ids=torch.from_numpy(batch.position_ids).to(device),
-            positions=at - 1,
-            targets=input_ids.reshape(-1)[at],
+            **self.sequence.inputs(batch),
+            positions=torch.from_numpy(positions).to(device),
+            targets=torch.from_numpy(batch.input_ids.reshape(-1)[selected]).to(device),
             temperature=temperature,
         )
+        outputs = outputs * 0.0 if is_idle else outputs
         whole = outputs.new_zeros(2, batch.input_ids.size).index_copy(1, at, outputs)
-        return whole.view(2, *batch.input_ids.shape)
+        return self.sequence.add_others(whole).view(2, *batch.input_ids.shape)
 
     def _head(self, batch: MicroBatch) -> Tensor:
-        device = self.group.device
-        return self.engine(
-            input_ids=torch.from_numpy(batch.input_ids).to(device),
-            position_ids=torch.from_numpy(batch.position_ids).to(device),
-        )
+        return self.sequence.whole(self.engine(**self.sequence.inputs(batch)), batch)
 
     def _step_input(self, batch: MicroBatch, outputs: Mapping[str, Tensor], totals: Denominators) -> StepInput:
         device = self.group.device
@@ -248,9 +267,10 @@ class TrainEngine:
 
     @torch.no_grad()
     def _map_rows(self, rows: Sequence[Row], forward: Callable[[MicroBatch], Tensor]) -> list[np.ndarray]:
+        rows, mine = self.sequence.share(rows)
         batches = micro_batches(
             [[row] for row in rows],
-            tokens_per_micro_batch=self.settings.forward_tokens,
+            tokens_per_micro_batch=self.settings.forward_tokens * self.sequence.size,
             row_length=self.settings.row_length,
             packing=self.settings.packing,
         )
@@ -264,7 +284,7 @@ class TrainEngine:
             values = forward(batches[index]).float().cpu().numpy()
             for row, document in zip(batches[index].row_indices, batches[index].documents(values), strict=True):
                 results[row] = document.copy()
-        return results
+        return results[mine]
 
 
 def _last_positions(batch: MicroBatch) -> np.ndarray:

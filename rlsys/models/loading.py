@@ -85,9 +85,11 @@ class ScalarModel(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
-        """`input_ids` and `position_ids` `[R, L]`, positions restarting at each document."""
-        outputs = self.model.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False)
+    def forward(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """`input_ids` and `position_ids` `[R, L]`, positions restarting at each document, whence the mask if absent."""
+        outputs = self.model.base_model(
+            input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=False
+        )
         return self.model.score(outputs.last_hidden_state)[..., 0].float()  # pyright: ignore[reportCallIssue]
 
 

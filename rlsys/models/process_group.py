@@ -14,18 +14,31 @@ from rlsys.models.extensions import load_cpu_collectives
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """This process among the ranks that hold one model. One a process: DeepSpeed keeps it in module state."""
+    """This process among the ranks that hold one model, of which a process has one: DeepSpeed keeps it in module state;
+    or among a part of them."""
 
     rank: int
     world_size: int
     device: torch.device
+    timeout_s: float = 1800.0
+    """Of every collective."""
+    handle: dist.ProcessGroup | None = None
+    """torch's, of a part of the ranks; None for all of them."""
+
+    def part(self, size: int) -> "ProcessGroup":
+        """This rank among the `size` neighbours that it is in one part with; `size` divides the ranks. Collective."""
+        handle = None
+        if size > 1:
+            handle, _ = dist.new_subgroups(size, timeout=datetime.timedelta(seconds=self.timeout_s))
+            assert isinstance(handle, dist.ProcessGroup)
+        return ProcessGroup(self.rank % size, size, self.device, self.timeout_s, handle)
 
     def gather(self, item: Any) -> list[Any]:
         """The small picklable `item` of every rank, in order of ranks. Collective."""
         if self.world_size == 1:
             return [item]
         gathered: list[Any] = [None] * self.world_size
-        dist.all_gather_object(gathered, item)
+        dist.all_gather_object(gathered, item, group=self.handle)
         return gathered
 
     def sum(self, values: Sequence[float]) -> list[float]:
@@ -33,7 +46,7 @@ class ProcessGroup:
         if self.world_size == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(tensor)
+        dist.all_reduce(tensor, group=self.handle)
         return tensor.tolist()
 
     def barrier(self) -> None:
@@ -74,4 +87,4 @@ def join_process_group(
         timeout=datetime.timedelta(seconds=timeout_s),
         verbose=False,
     )
-    return ProcessGroup(rank, world_size, device)
+    return ProcessGroup(rank, world_size, device, timeout_s)

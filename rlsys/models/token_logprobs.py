@@ -163,7 +163,13 @@ class TokenLogprobModel(nn.Module):
         return answer
 
     def forward(
-        self, input_ids: Tensor, position_ids: Tensor, positions: Tensor, targets: Tensor, temperature: float
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        positions: Tensor,
+        targets: Tensor,
+        temperature: float,
+        attention_mask: Tensor | None = None,
     ) -> Tensor:
         """Stacked logprobs and entropies `[2, N]` of the targets.
 
@@ -173,9 +179,12 @@ class TokenLogprobModel(nn.Module):
             positions: `[N]` flat indices into `[R * L]` of the tokens that predict the targets.
             targets: `[N]` int64.
             temperature: logits are divided by it.
+            attention_mask: as the model takes it; it builds its own from `position_ids` where absent.
         """
         self._request = positions, targets, temperature
-        outputs = self.causal_lm(input_ids=input_ids, position_ids=position_ids, use_cache=False)
+        outputs = self.causal_lm(
+            input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=False
+        )
         if self._answer is not None:
             self._refuse_changed_logits(outputs.logits, self._answer)
         self._request = self._answer = None

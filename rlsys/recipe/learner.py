@@ -57,8 +57,14 @@ class LearnerSettings(Section):
     gradient_checkpointing: bool = False
     zero_stage: Literal[1, 2, 3] = 3
     """DeepSpeed's ZeRO stage; 3 partitions weights, gradients and optimizer over the ranks."""
+    sequence_parallel: PositiveInt = 1
+    """Neighbouring ranks that compute every micro-batch together, a slice of each row each (DeepSpeed Ulysses): for
+    rows too long for one rank. Together they take as many times the positions. Never changes the update."""
     lora: LoraSettings | None = None
     """`[learner.lora]`: adapters of low rank (`rank`, `alpha`, `dropout`, `target_modules`) instead of all weights."""
+    liger: Literal["auto"] | bool = "auto"
+    """Liger's fused kernels (rope, RMSNorm, SwiGLU). `auto`: where there is a GPU, liger-kernel is installed and has
+    kernels for the model; true refuses to go without."""
     num_threads: PositiveInt = 1
     """CPU threads of one rank."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)

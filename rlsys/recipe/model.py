@@ -1,5 +1,8 @@
 """`[model]`: where the weights, the configuration and the tokenizer come from."""
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -23,6 +26,14 @@ class ModelSettings(Section):
     attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
     trust_remote_code: bool = False
     """Runs Python files that come with the model. Off: a model that needs them is refused."""
+
+    @property
+    def configuration(self) -> Mapping[str, Any]:
+        """Keys of the transformers configuration; none where the folder is not on this machine."""
+        if self.config is not None:
+            return self.config
+        file = Path(self.path or "").expanduser() / "config.json"
+        return json.loads(file.read_text()) if file.is_file() else {}
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

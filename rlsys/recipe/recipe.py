@@ -67,11 +67,37 @@ class Recipe(Section):
             if stage.label in before:
                 found.append(f"{stage.label}: two stages have this name; give one of them another name")
             found += _missing_inputs(stage, before)
+            found += self._sequence_faults(stage)
             if isinstance(stage, stages.JudgedPreferencesStage):
                 found += self._judged_faults(stage, before)
             for key, path in stages.paths_read(stage):
                 found += _path_faults(f"{stage.label}.{key}", path, before)
             before[stage.label] = stage.kind
+        return found
+
+    def _sequence_faults(self, stage: AnyStage) -> list[str]:
+        """Why ranks cannot share rows."""
+        found = []
+        groups = stages.learners_of(stage)
+        for group, learner in groups.items():
+            size, ranks = learner.sequence_parallel, self.cluster.ranks[group]
+            if ranks % size:
+                found.append(
+                    f"{stage.label}: sequence_parallel is {size} but cluster.{group}_ranks is {ranks}; "
+                    f"set {group}_ranks to a multiple of {size}"
+                )
+        heads = self.model.configuration.get("num_attention_heads") or 0
+        kv_heads = self.model.configuration.get("num_key_value_heads") or heads
+        for size in {learner.sequence_parallel for learner in groups.values()} - {1}:
+            if heads % size or (kv_heads % size and size % kv_heads):
+                found.append(
+                    f"{stage.label}: sequence_parallel is {size} but the model has {heads} heads, {kv_heads} of keys; "
+                    "choose a divisor of the heads that divides those of keys, or is a multiple of them"
+                )
+            if self.model.attention == "eager":
+                found.append(
+                    f"{stage.label}: sequence_parallel is {size} but attention is eager; set model.attention to sdpa"
+                )
         return found
 
     def _judged_faults(self, stage: stages.JudgedPreferencesStage, before: dict[str, str]) -> list[str]:

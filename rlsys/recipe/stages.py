@@ -227,6 +227,22 @@ AnyStage = Annotated[
 ]
 
 
+def learners_of(stage: AnyStage) -> dict[str, LearnerSettings]:
+    """The groups of ranks that the stage uses, and the settings with which each loads its model."""
+    if isinstance(stage, RewardStage):
+        return {"value": stage.learner}
+    if isinstance(stage, SftStage):
+        return {"learner": stage.learner}
+    if isinstance(stage, DpoStage):
+        return {"learner": stage.learner} | ({"reference": stage.learner} if stage.loss.needs_reference else {})
+    if not isinstance(stage, RlvrStage):
+        return {}
+    groups = {"learner": stage.learner}
+    groups |= {"value": stage.value_learner} if stage.algorithm.needs_values else {}
+    groups |= {"reference": stage.learner} if stage.algorithm.needs_reference else {}
+    return groups | ({"reward": stage.value_learner} if stage.reward_model is not None else {})
+
+
 def verifiers_of(stage: AnyStage) -> VerifierSettings | None:
     """The stage's verifier section, if its kind has one."""
     if isinstance(stage, PreferencesStage | JudgedPreferencesStage | RlvrStage | EvaluateStage):

@@ -10,9 +10,9 @@ from rlsys.recipe.stages import (
     EvaluateStage,
     JudgedPreferencesStage,
     PreferencesStage,
-    RewardStage,
     RlvrStage,
     SftStage,
+    learners_of,
 )
 
 OVERSUBSCRIBED_CPUS = 0.01
@@ -69,16 +69,7 @@ def actors_needed(recipe: Recipe) -> set[str]:
     """The kinds of actors that any of the recipe's stages uses."""
     needed: set[str] = set()
     for stage in recipe.stage:
-        if isinstance(stage, SftStage | DpoStage | RlvrStage):
-            needed.add("learner")
-        if isinstance(stage, RewardStage):
-            needed.add("value")
-        if isinstance(stage, DpoStage) and stage.loss.needs_reference:
-            needed.add("reference")
-        if isinstance(stage, RlvrStage):
-            needed |= {"value"} if stage.algorithm.needs_values else set()
-            needed |= {"reference"} if stage.algorithm.needs_reference else set()
-            needed |= {"reward"} if stage.reward_model is not None else set()
+        needed |= learners_of(stage).keys()
         evaluates = isinstance(stage, SftStage | DpoStage) and bool(stage.evaluation.test)
         if evaluates or isinstance(stage, PreferencesStage | RlvrStage | EvaluateStage):
             needed |= {"rollout", "verifier"}

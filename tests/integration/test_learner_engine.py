@@ -55,8 +55,15 @@ CASES = {
         plain_sgd(tokens_per_micro_batch=48),
         plain_sgd(tokens_per_micro_batch=96, packing="bucketed", gradient_checkpointing=True),
         plain_sgd(tokens_per_micro_batch=200, row_length=100, zero_stage=2),
+        plain_sgd(tokens_per_micro_batch=50, row_length=50, sequence_parallel=2),
+        plain_sgd(packing="bucketed", gradient_checkpointing=True, zero_stage=2, sequence_parallel=2),
     ],
-    4: [plain_sgd(tokens_per_micro_batch=64), plain_sgd(packing="bucketed")],
+    4: [
+        plain_sgd(tokens_per_micro_batch=64),
+        plain_sgd(packing="bucketed"),
+        plain_sgd(tokens_per_micro_batch=51, row_length=51, sequence_parallel=2),
+        plain_sgd(sequence_parallel=4),
+    ],
 }
 
 
@@ -147,9 +154,13 @@ def two_good_steps(rank: Rank, learner: LearnerSettings):
     return whole_weights(rank)
 
 
-@pytest.mark.parametrize("zero_stage", [1, 3])
-def test_a_step_that_is_not_finite_is_skipped_on_every_rank_and_leaves_no_trace(ranks: Ranks, zero_stage):  # noqa: F811
-    learner = LearnerSettings(zero_stage=zero_stage, tokens_per_micro_batch=32)
+@pytest.mark.parametrize(("zero_stage", "sequence_parallel"), [(1, 1), (3, 1), (3, 2)])
+def test_a_step_that_is_not_finite_is_skipped_on_every_rank_and_leaves_no_trace(
+    ranks: Ranks,  # noqa: F811
+    zero_stage: int,
+    sequence_parallel: int,
+):
+    learner = LearnerSettings(zero_stage=zero_stage, tokens_per_micro_batch=32, sequence_parallel=sequence_parallel)
     clean = ranks.run(2, two_good_steps, learner=learner)[0]
     for faults, last, weights in ranks.run(2, poisoned_steps, learner=learner):
         assert faults == [LOSS, GRADIENT, ADVANTAGE, ALL_MASKED]
@@ -183,9 +194,10 @@ def forward_passes(rank: Rank, learner: LearnerSettings, rows: list[Row]):
     return whole_weights(rank), rank.engine.logprobs(mine, temperature=0.7)
 
 
-def test_logprobs_are_those_of_the_model(ranks: Ranks):  # noqa: F811
+@pytest.mark.parametrize("sequence_parallel", [1, 2])
+def test_logprobs_are_those_of_the_model(ranks: Ranks, sequence_parallel: int):  # noqa: F811
     rows = random_rows(11)
-    learner = plain_sgd(tokens_per_forward=64)
+    learner = plain_sgd(tokens_per_forward=64, row_length=41, sequence_parallel=sequence_parallel)
     answers = ranks.run(2, forward_passes, learner=learner, rows=rows)
     oracle = oracle_model(tiny_model(), answers[0][0])
     merged = [
@@ -197,6 +209,43 @@ def test_logprobs_are_those_of_the_model(ranks: Ranks):  # noqa: F811
         mask = row.fields["mask"][1:]
         assert values[0] == 0.0
         np.testing.assert_allclose(values[1:], expected.detach().numpy() * mask, atol=1e-5, rtol=0)
+
+
+def scalar_outputs(rank: Rank, learner: LearnerSettings, rows: list[Row]):
+    """Values, scores and the update of a step on both; rank 1 of 2 has a single row."""
+    rank.kind = "scalar"
+    rank.load(model=tiny_model(), learner=learner)
+    rank.kind = "policy"
+    mine = rows[:-1] if rank.group.rank == 0 else rows[-1:]
+    outputs = [values.tolist() for values in rank.engine.values(mine)], rank.engine.scores(mine).tolist()
+    before = whole_weights(rank)
+
+    def objective(step: StepInput):
+        loss = (step.values * step.fields["advantages"]).square().sum() + step.scores.square().sum()
+        return loss / step.denominators["rows"], {"loss@rows": loss.detach().double(), "@rows": step.num_documents}
+
+    counts = {"rows": float(len(mine))}
+    report = rank.engine.train_step([[row] for row in mine], objective, lr=1.0, denominators=counts)
+    after = whole_weights(rank)
+    return outputs, {name: after[name] - before[name] for name in after}, report.metrics
+
+
+def test_values_and_scores_do_not_depend_on_who_shares_rows(ranks: Ranks):  # noqa: F811
+    rows = random_rows(9)
+    apart, together = (
+        ranks.run(2, scalar_outputs, learner=plain_sgd(row_length=41, sequence_parallel=size), rows=rows)
+        for size in (1, 2)
+    )
+    for ((values, scores), _, metrics), ((shared_values, shared_scores), _, shared) in zip(
+        apart, together, strict=True
+    ):
+        for expected, got in zip(values, shared_values, strict=True):
+            np.testing.assert_allclose(got, expected, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(shared_scores, scores, atol=1e-5, rtol=0)
+        assert shared == pytest.approx(metrics, rel=1e-5)
+    for name, update in apart[0][1].items():
+        assert np.abs(update).max() > 1e-3, f"{name}: nothing to compare"
+        np.testing.assert_allclose(together[0][1][name], update, atol=1e-5, rtol=0, err_msg=name)
 
 
 def stage_change(rank: Rank, first: LearnerSettings, second: LearnerSettings, in_place: bool, folder: str):

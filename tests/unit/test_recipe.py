@@ -84,6 +84,46 @@ def test_impossible_combinations_are_refused_at_load(stage, fault):
     assert fault in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("size", "cluster", "model", "fault"),
+    [
+        (
+            2,
+            {"learner_ranks": 3, "reference_ranks": 2},
+            {},
+            "cluster.learner_ranks is 3; set learner_ranks to a multiple of 2",
+        ),
+        (2, {"learner_ranks": 2}, {}, "cluster.reference_ranks is 1; set reference_ranks to a multiple of 2"),
+        (3, {"learner_ranks": 3, "reference_ranks": 3}, {}, "the model has 8 heads, 2 of keys"),
+        (4, {"learner_ranks": 4, "reference_ranks": 4}, {"num_key_value_heads": 8}, None),
+        (
+            4,
+            {"learner_ranks": 4, "reference_ranks": 4},
+            {"num_key_value_heads": 3},
+            "the model has 8 heads, 3 of keys",
+        ),
+        (4, {"learner_ranks": 8, "reference_ranks": 4}, {}, None),
+        (
+            2,
+            {"learner_ranks": 2, "reference_ranks": 2, "attention": "eager"},
+            {},
+            "attention is eager; set model.attention",
+        ),
+    ],
+)
+def test_ranks_that_cannot_share_rows_are_refused_at_load(size: int, cluster: dict, model: dict, fault: str | None):
+    tree = minimal(algorithm={"advantage": "rloo", "kl_beta": 0.1}, samples=2, learner={"sequence_parallel": size})
+    tree["model"]["attention"] = cluster.pop("attention", "sdpa")
+    tree["model"]["config"] |= {"num_attention_heads": 8, "num_key_value_heads": 2} | model
+    tree["cluster"] = cluster
+    if fault is None:
+        assert build_recipe(tree).stage[0].learner.sequence_parallel == size
+        return
+    with pytest.raises(RecipeError) as error:
+        build_recipe(tree)
+    assert fault in str(error.value) and len(error.value.problems) == 1
+
+
 ENDPOINT = {"model": "m"}
 JUDGED = {
     "kind": "judged_preferences",
