@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from tiny_recipe import ROOT
+from tiny_recipe import ROOT, start_python
 
 from rlsys.telemetry.names import describe
 from rlsys.telemetry.trace import busy_seconds, overlap_seconds, read_trace
@@ -27,15 +26,7 @@ def run_in_process(recipe_folder: Path, *overrides: str) -> None:
         "import sys; from launch.recipe import run_recipe; from tiny_recipe import tiny_recipe; "
         "from pathlib import Path; run_recipe(tiny_recipe(Path(sys.argv[1]), *sys.argv[2:]))"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(recipe_folder), *overrides],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'integration'}", "WANDB_MODE": "offline"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    process = start_python(code, recipe_folder, *overrides, WANDB_MODE="offline")
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output[-4000:]
 
