@@ -116,7 +116,7 @@ batch_size = 24
 kind = "reward"
 policy = "stage:sft"
 batch_size = 4
-max_steps = 24
+max_steps = 8
 learner = {{ lr = 1e-2, eps = 1e-5, tokens_per_micro_batch = 2048 }}
 [[stage]]
 kind = "dpo"
@@ -126,7 +126,7 @@ max_steps = 2
 learner = {{ lr = 1e-5, eps = 1e-5, tokens_per_micro_batch = 2048 }}
 evaluation = {{ test = {{ test = "stage:world/test.jsonl" }}, max_tokens = 16 }}
 """
-SAID_BY_JUDGE = [*"12345", *"12345", "N/A", "Hm.", "Hm."]
+SAID_BY_JUDGE = [*"12345", *"12345", "N/A", "N/A", "Hm.", "Hm.", "Hm."]
 """Drawn evenly."""
 PERSONAS = [f"Name {count} fruits that grow near the sea." for count in (2, 3, 4)]
 
