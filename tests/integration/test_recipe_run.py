@@ -59,8 +59,8 @@ def test_the_gate_is_before_every_stage_that_reads_data(run_folder: Path):
     """Pairs of the preferences stage are gated where their prompts are read: reward and DPO take them as they are."""
     reports = {path.parent.name: json.loads(path.read_text()) for path in run_folder.glob("*/decontamination.json")}
     assert sorted(reports) == ["02-sft", "03-preferences", "06-rlvr"]
-    counted = {name: [pair["num_train_rows"] for pair in report["pairs"]] for name, report in reports.items()}
-    assert counted == {"02-sft": [4800], "03-preferences": [256], "06-rlvr": [256]}
+    counted = {name: sum(pair["num_train_rows"] for pair in report["pairs"]) for name, report in reports.items()}
+    assert counted == {"02-sft": 4800, "03-preferences": 256, "06-rlvr": 256}
     assert all(pair["num_eval_rows"] == 24 for report in reports.values() for pair in report["pairs"])
 
 
