@@ -162,7 +162,7 @@ def test_a_local_judge_decides_the_pairs_and_what_it_mumbles_is_counted(run: Sim
     expected = {(p["id"], digest_of(p, t), a) for p in rated for t in answers[p["id"]].values() for a in ASPECTS}
     assert set(asked) == expected, "each response on each aspect, equal ones once"
     statuses = Counter(record["value"]["status"] for record in ratings)
-    assert statuses["rated"] > 60 and statuses["not_applicable"] > 0 and statuses["malformed"] > 10
+    assert statuses["rated"] > 60 and statuses["malformed"] > 10
     now = Counter(record["value"]["status"] for record in ratings[len(killed.ratings) :])
     assert {status: result["ratings"][status] for status in (*now, "failed")} == {**now, "failed": 0}
     assert result["asked"]["judge"] == {"replies": dict(now), "failed_batches": {}}
