@@ -137,7 +137,7 @@ def test_nothing_is_asked_twice_after_a_kill(run: SimpleNamespace):
     ratings = lines(stage / "ratings.jsonl")
     assert len({tuple(one["key"]) for one in ratings}) == len(ratings)
     assert ratings[: len(killed.ratings)] == killed.ratings
-    assert 24 <= len(killed.ratings) < len(ratings) - 24
+    assert 0 < len(killed.ratings) < len(ratings) - 24, "the kill may come within a batch, after some of its replies"
 
 
 def test_a_local_judge_decides_the_pairs_and_what_it_mumbles_is_counted(run: SimpleNamespace):
