@@ -110,10 +110,13 @@ async def _ask(
 
         made = await judged_pairs(selection.prompts, pool, judge, folder, settings=settings, verify=verify)
         told: dict[str, Any] = {name: endpoint.counts.to_json() for name, endpoint in endpoints.items()}
-        told |= {name: {"failed_batches": dict(counts)} for name, counts in turns.failures.items()}
+        failed_batches = {name: {"failed_batches": dict(counts)} for name, counts in turns.failures.items()}
+        told |= {name: failed_batches[name] for name in pool if name in failed_batches}
         if worker is not None:
             told["judge"] = await worker.stats.remote()
             await worker.close.remote()
+        elif isinstance(judge, Judge):
+            told["judge"] = {"replies": dict(judge.counts), **failed_batches.get(str(settings.judge.local_model), {})}
         return made, told
 
 

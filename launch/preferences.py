@@ -29,7 +29,8 @@ def run_preferences(context: RunContext, stage: StageContext) -> dict[str, Any]:
     assert isinstance(settings, PreferencesStage)
     data = context.resolve_data(settings.prompts)
     timeout_s = context.recipe.cluster.operation_timeout_s
-    ref = build_prompts.remote(data, context.model.folder, str(stage.folder), stage_modules(context), None, None)
+    gate = context.resolve_gate(settings.decontamination)
+    ref = build_prompts.remote(data, context.model.folder, str(stage.folder), stage_modules(context), None, gate)
     prompts = get(ref, timeout_s=timeout_s, what="reading the prompts")
     stream = PromptStream(prompts, context.recipe.seed)
     num_prompts = min(settings.num_prompts or len(prompts), len(prompts))

@@ -56,12 +56,14 @@ def document_attention(
     if attention_mask is None or not whole_rows or arguments.get("sliding_window") is not None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **arguments)
     assert position_ids is not None
+
+    def attend(row: int, start: int, stop: int) -> Tensor:
+        q, k, v = (x[row, None, :, start:stop] for x in (query, key, value))
+        return sdpa_attention_forward(module, q, k, v, None, **arguments)[0]
+
     rows = []
     for row in range(num_rows):
         starts = {0, *torch.nonzero(position_ids[row] == 0)[:, 0].tolist()}
-        parts = [
-            sdpa_attention_forward(module, *(x[row, None, :, a:b] for x in (query, key, value)), None, **arguments)[0]
-            for a, b in pairwise([*sorted(starts), length])
-        ]
-        rows.append(torch.cat(parts, dim=1))
+        documents = pairwise([*sorted(starts), length])
+        rows.append(torch.cat([attend(row, start, stop) for start, stop in documents], dim=1))
     return torch.cat(rows), None

@@ -68,6 +68,8 @@ class Recipe(Section):
                 found.append(f"{stage.label}: two stages have this name; give one of them another name")
             found += _missing_inputs(stage, before)
             found += self._sequence_faults(stage)
+            if isinstance(stage, stages.RewardStage | stages.DpoStage) and not stage.data.source:
+                found += self._ungated_pairs(stage, before)
             if isinstance(stage, stages.JudgedPreferencesStage):
                 found += self._judged_faults(stage, before)
             for key, path in stages.paths_read(stage):
@@ -99,6 +101,24 @@ class Recipe(Section):
                     f"{stage.label}: sequence_parallel is {size} but attention is eager; set model.attention to sdpa"
                 )
         return found
+
+    def _ungated_pairs(self, stage: stages.RewardStage | stages.DpoStage, before: dict[str, str]) -> list[str]:
+        """Pairs are token ids, which no gate can read: the stage that made them must have had it."""
+        if stage.decontamination is None:
+            return []
+        makers = [label for label, kind in before.items() if PRODUCES.get(kind) == "pairs"]
+        if stage.pairs != PREVIOUS:
+            named = stage.pairs.removeprefix(STAGE_REFERENCE).split("/")[0]
+            makers = [label for label in makers if label == named]
+        if makers:
+            maker = self.stage_named(makers[-1])
+            assert isinstance(maker, stages.PreferencesStage | stages.JudgedPreferencesStage)
+            if maker.decontamination == stage.decontamination:
+                return []
+        return [
+            f"{stage.label}.decontamination: no gate like it is at {makers[-1] if makers else stage.pairs}, where the "
+            "pairs are from; set [decontamination] for every stage, or name sources in data"
+        ]
 
     def _judged_faults(self, stage: stages.JudgedPreferencesStage, before: dict[str, str]) -> list[str]:
         found = []

@@ -66,7 +66,7 @@ class SupervisedStage(Stage):
     """Ends the stage early; the learning-rate schedule is fitted to it."""
     checkpoint: CheckpointSettings = CheckpointSettings()
     decontamination: Decontamination | None = None
-    """A gate before the first step."""
+    """A gate before the first step; of pairs that another stage makes, it is required of that stage."""
 
 
 class SftStage(SupervisedStage):
@@ -89,6 +89,8 @@ class PreferencesStage(Stage):
     samples: PositiveInt = Field(default=4, ge=2)
     sampling: SamplingSettings = SamplingSettings()
     verifiers: VerifierSettings = VerifierSettings()
+    decontamination: Decontamination | None = None
+    """A gate for the prompts, before they are sampled."""
 
 
 class JudgedPreferencesStage(Stage, JudgedPreferenceSettings):

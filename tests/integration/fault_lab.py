@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,11 @@ from typing import Any
 import numpy as np
 import psutil
 import ray
+from actor_processes import pid_of as pid_of
+from actor_processes import pids_of as pids_of
 from safetensors.numpy import load_file
+from tiny_recipe import ROOT as ROOT
+from tiny_recipe import start_python, tiny_sections
 
 from launch.context import RunContext
 from launch.recipe import run_world, running, stage_context
@@ -24,25 +27,9 @@ from rlsys.recipe.load import load_recipe
 from rlsys.recipe.recipe import Recipe
 from rlsys.telemetry.tracker import read_metrics
 
-ROOT = Path(__file__).parents[2]
 RECIPE = f"""
 name = "faults"
 deterministic = true
-[model]
-tokenizer = "{ROOT}/rlsys/quickstart/tokenizer"
-init_std = 0.05
-[model.config]
-model_type = "llama"
-vocab_size = 1024
-hidden_size = 64
-num_hidden_layers = 1
-num_attention_heads = 2
-num_key_value_heads = 2
-intermediate_size = 128
-max_position_embeddings = 128
-tie_word_embeddings = true
-pad_token_id = 0
-eos_token_id = 1
 [cluster]
 oversubscribe_cpus = true
 rollout_workers = 2
@@ -54,14 +41,7 @@ update_timeout_s = 20.0
 max_model_len = 96
 max_num_seqs = 32
 kv_cache_memory_bytes = 33554432
-[sampling]
-max_tokens = 16
-[verifiers]
-workers = 1
-modules = ["rlsys.quickstart.exact_items"]
-[tracking]
-console = false
-wandb = "off"
+{tiny_sections(context_length=128)}
 [[stage]]
 kind = "world"
 demonstrations = 8
@@ -156,25 +136,7 @@ def start_driver(folder: Path, *, inject: str = "", overrides: Sequence[str] = (
         "import sys\nfrom pathlib import Path\nfrom fault_lab import *\nfrom launch.recipe import run_recipe\n"
         f"{inject}\nrun_recipe(fault_recipe(Path(sys.argv[1]), *sys.argv[2:]))"
     )
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "integration")])
-    return subprocess.Popen(
-        [sys.executable, "-c", code, str(folder), *overrides], env=os.environ | {"PYTHONPATH": paths},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-
-
-def pid_of(handle: Any) -> int:
-    """The process of an actor that is not busy."""
-    return ray.get(handle.__ray_call__.remote(lambda self: os.getpid()), timeout=60)
-
-
-def pids_of(kind: str) -> list[int]:
-    """Processes of this process's cluster that hold an actor of a class, busy or not."""
-    return [
-        process.pid
-        for process in psutil.Process().children(recursive=True)
-        if (process.cmdline() or [""])[0].startswith(f"ray::{kind}")
-    ]
+    return start_python(code, folder, *overrides)
 
 
 def raise_in_steps(worker: Any) -> None:

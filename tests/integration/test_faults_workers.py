@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import ray
+from actor_processes import pid_of
 
 from actors import pump as pump_module
 from actors.begun_groups import BegunGroup, UnderWay
@@ -116,11 +117,6 @@ class Verifier:
     @ray.method(concurrency_group="health")
     def pid(self) -> int:
         return os.getpid()
-
-
-def pid_of(handle: Any) -> int:
-    """As in `fault_lab`, whose imports would take these light actors seconds."""
-    return ray.get(handle.__ray_call__.remote(lambda self: os.getpid()), timeout=60)
 
 
 @ray.remote(num_cpus=0)

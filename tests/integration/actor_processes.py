@@ -1,0 +1,21 @@
+"""Which processes hold the actors of this process's cluster; imports nothing that takes seconds."""
+
+import os
+from typing import Any
+
+import psutil
+import ray
+
+
+def pid_of(handle: Any) -> int:
+    """The process of an actor that is not busy."""
+    return ray.get(handle.__ray_call__.remote(lambda self: os.getpid()), timeout=60)
+
+
+def pids_of(kind: str) -> list[int]:
+    """Processes of this process's cluster that hold an actor of a class, busy or not."""
+    return [
+        process.pid
+        for process in psutil.Process().children(recursive=True)
+        if (process.cmdline() or [""])[0].startswith(f"ray::{kind}")
+    ]
