@@ -11,19 +11,49 @@ import torch
 
 from rlsys.errors import CheckpointError
 from rlsys.models.engine import TrainEngine
+from rlsys.models.weights import whole_size
 
 _TAG = "deepspeed"
+BYTES_A_WEIGHT = 12
+"""What training needs of a weight, in float32: itself and Adam's two moments."""
 
 
 def save_state(engine: TrainEngine, folder: str | Path) -> None:
-    """Write this rank's part. Collective; the folder is shared by all ranks' nodes. Its commit is the caller's."""
-    engine.engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+    """Write this rank's part. Collective; the folder is shared by all ranks' nodes. Its commit is the caller's.
+
+    Raises:
+        CheckpointError: the disk has no room for it, or writing failed.
+    """
+    _require_room(engine, Path(folder))
+    try:
+        engine.engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+    except (OSError, RuntimeError) as error:
+        free_mib = shutil.disk_usage(folder).free >> 20
+        raise CheckpointError(
+            f"a checkpoint cannot be written: {error}",
+            value=str(folder),
+            fix=f"{free_mib} MiB are free there: make room, or move the runs",
+        ) from error
     generators = {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if engine.group.device.type == "cuda" else None,
     }
     torch.save(generators, _generators_file(folder, engine.group.rank))
     engine.group.barrier()
+
+
+def _require_room(engine: TrainEngine, folder: Path) -> None:
+    """Every rank alike, before the first byte: a rank that fails alone leaves the others in DeepSpeed's barriers."""
+    trained = [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
+    needed = BYTES_A_WEIGHT * sum(whole_size(parameter) for parameter in trained)
+    folder.mkdir(parents=True, exist_ok=True)
+    free = min(engine.group.gather(shutil.disk_usage(folder).free))
+    if free < needed:
+        raise CheckpointError(
+            f"no space left for a checkpoint: it takes {needed / 2**20:.1f} MiB and {free / 2**20:.1f} MiB are free",
+            value=str(folder),
+            fix="make room, or move the runs to another disk",
+        )
 
 
 def load_state(engine: TrainEngine, folder: str | Path) -> None:

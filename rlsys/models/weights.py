@@ -22,6 +22,11 @@ from rlsys.models.token_logprobs import TokenLogprobModel
 NamedTensor = tuple[str, Tensor]
 
 
+def whole_size(parameter: nn.Parameter) -> int:
+    """Elements of a weight, however it is partitioned."""
+    return parameter.ds_numel if is_partitioned(parameter) else parameter.numel()  # pyright: ignore
+
+
 @dataclass(frozen=True, slots=True)
 class Weight:
     """One tensor of a checkpoint and where it comes from."""
@@ -40,9 +45,7 @@ class Weight:
     @property
     def num_bytes(self) -> int:
         """Of the whole tensor."""
-        parameter = self.parameter
-        numel = parameter.ds_numel if is_partitioned(parameter) else parameter.numel()  # pyright: ignore
-        return numel * parameter.element_size()
+        return whole_size(self.parameter) * self.parameter.element_size()
 
     @property
     def sources(self) -> list[nn.Parameter]:
