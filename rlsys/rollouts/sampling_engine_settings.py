@@ -79,6 +79,8 @@ def engine_arguments(settings: EngineSettings, *, on_cpu: bool) -> dict[str, Any
     arguments: dict[str, Any] = {
         "max_num_seqs": 256,
         **(CPU_DEFAULTS if on_cpu else {}),
+        # In an actor vLLM would ask Ray for a place for each part, though the actor's own bundle is that of all parts.
+        **({"distributed_executor_backend": "mp"} if settings.vllm.get("tensor_parallel_size", 1) > 1 else {}),
         **settings.vllm,
         "model": settings.model,
         "skip_tokenizer_init": True,
