@@ -319,7 +319,7 @@ def test_twenty_kills_of_everything_lose_and_repeat_nothing(undisturbed: Path, t
         else:
             step = max(steps_of(tmp_path / "faults"), default=0) + generator.randint(1, 3)
             assert wait_while_running(
-                driver, until=lambda step=step: max(steps_of(tmp_path / "faults"), default=0) >= step, timeout_s=200.0
+                driver, until=lambda step=step: max(steps_of(tmp_path / "faults"), default=0) >= step, timeout_s=600.0
             )
             wait_while_running(driver, until=lambda: False, timeout_s=generator.uniform(0.0, 1.5))
         for process in [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]:

@@ -77,7 +77,10 @@ def test_a_cut_cable_costs_a_worker_and_not_the_run(far_node: None, tmp_path: Pa
             faults.injected.append("the cable")
 
     with fault_context(tmp_path, *overrides) as context:
-        nodes = {ray.get(worker.__ray_call__.remote(node_address), timeout=120) for worker in context.crew.workers}
+        nodes = {
+            ray.get(worker.__ray_call__.remote(lambda _: ray.util.get_node_ip_address()), timeout=120)
+            for worker in context.crew.workers
+        }
         assert nodes == {HERE, THERE}
         faults.around(monkeypatch, Learner, "train_policy", after=cut)
         run = train(context, "cut")
@@ -86,7 +89,3 @@ def test_a_cut_cable_costs_a_worker_and_not_the_run(far_node: None, tmp_path: Pa
         assert run.rows[0]["perf/rollout_workers"] == 2
         assert run.rows[-1]["perf/rollout_workers"] == 1
         assert run.rows[-1]["perf/rollbacks"] == 0
-
-
-def node_address(_: object) -> str:
-    return ray.util.get_node_ip_address()
