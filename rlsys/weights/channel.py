@@ -12,6 +12,7 @@ time limits on everything, so that a dead peer is an error and never a wait.
 """
 
 import json
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -139,14 +140,26 @@ def gloo_group(store: Store, *, rank: int, rendezvous: Rendezvous) -> ProcessGro
     Raises:
         WeightTransferError: not every rank came before the deadline.
     """
-    timeout = timedelta(seconds=rendezvous.deadline_s)
+    options = ProcessGroupGloo._Options()  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    options._timeout = timedelta(seconds=rendezvous.deadline_s)
+    # Of its own accord gloo offers what the host's name resolves to, which other nodes need not reach.
+    device = ProcessGroupGloo.create_device(hostname=_own_address(rendezvous.host))  # pyright: ignore
+    options._devices = [device]
     try:
-        return ProcessGroupGloo(PrefixStore("gloo", store), rank, rendezvous.world_size, timeout)
+        return ProcessGroupGloo(PrefixStore("gloo", store), rank, rendezvous.world_size, options)
     except RuntimeError as error:
         raise WeightTransferError(
             f"rank {rank} of {rendezvous.world_size} could not join the weight group: {first_line(error)}",
             fix="see whether every rollout worker is alive; the next publication builds a new group",
         ) from error
+
+
+def _own_address(peer: str) -> str:
+    """The address of this node on the way to a peer; nothing is sent."""
+    family, kind, protocol, _, address = socket.getaddrinfo(peer, 9, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.connect(address)
+        return probe.getsockname()[0]
 
 
 def broadcast(group: ProcessGroupGloo, buffer: torch.Tensor, *, deadline_s: float) -> None:
