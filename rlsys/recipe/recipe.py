@@ -88,9 +88,9 @@ class Recipe(Section):
                     f"{stage.label}: sequence_parallel is {size} but cluster.{group}_ranks is {ranks}; "
                     f"set {group}_ranks to a multiple of {size}"
                 )
-        heads = self.model.configuration.get("num_attention_heads") or 0
-        kv_heads = self.model.configuration.get("num_key_value_heads") or heads
         for size in {learner.sequence_parallel for learner in groups.values()} - {1}:
+            heads = self.model.configuration.get("num_attention_heads") or 0
+            kv_heads = self.model.configuration.get("num_key_value_heads") or heads
             if heads % size or (kv_heads % size and size % kv_heads):
                 found.append(
                     f"{stage.label}: sequence_parallel is {size} but the model has {heads} heads, {kv_heads} of keys; "

@@ -142,12 +142,12 @@ def gloo_group(store: Store, *, rank: int, rendezvous: Rendezvous) -> ProcessGro
     """
     options = ProcessGroupGloo._Options()  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
     options._timeout = timedelta(seconds=rendezvous.deadline_s)
-    # Of its own accord gloo offers what the host's name resolves to, which other nodes need not reach.
-    device = ProcessGroupGloo.create_device(hostname=_own_address(rendezvous.host))  # pyright: ignore
-    options._devices = [device]
     try:
+        # Of its own accord gloo offers what the host's name resolves to, which other nodes need not reach.
+        device = ProcessGroupGloo.create_device(hostname=_own_address(rendezvous.host))  # pyright: ignore
+        options._devices = [device]
         return ProcessGroupGloo(PrefixStore("gloo", store), rank, rendezvous.world_size, options)
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         raise WeightTransferError(
             f"rank {rank} of {rendezvous.world_size} could not join the weight group: {first_line(error)}",
             fix="see whether every rollout worker is alive; the next publication builds a new group",
