@@ -39,9 +39,14 @@ class EvaluationSet:
 
 
 def load_sets(
-    context: RunContext, files: dict[str, str], settings: EvaluationSettings, modules: tuple[str, ...]
+    context: RunContext,
+    files: dict[str, str],
+    settings: EvaluationSettings,
+    modules: tuple[str, ...],
+    *,
+    limit: int | None,
 ) -> list[EvaluationSet]:
-    """Reads and templates the sets; every ground truth is checked by its verifier."""
+    """Reads and templates at most `limit` prompts of each file; every ground truth is checked by its verifier."""
     sets: list[EvaluationSet] = []
     for name, path in files.items():
         data = DataSettings(
@@ -51,7 +56,7 @@ def load_sets(
         )
         folder = context.folder / "evaluation" / name
         folder.mkdir(parents=True, exist_ok=True)
-        ref = build_prompts.remote(data, context.model.folder, str(folder), modules, settings.limit, None)
+        ref = build_prompts.remote(data, context.model.folder, str(folder), modules, limit, None)
         prompts = get(ref, timeout_s=context.recipe.cluster.operation_timeout_s, what=f"reading {path}")
         sets.append(EvaluationSet(name, tuple(prompt_at(i, prompts[i]) for i in range(len(prompts)))))
     return sets

@@ -145,7 +145,7 @@ def evaluate_stage(context: RunContext, stage_run: StageContext) -> dict[str, fl
         return {}
     if not isinstance(stage_run.stage, EvaluateStage):
         context.bring_policy(stage_run.folder / "hf")
-    sets = load_sets(context, settings.test, settings, stage_modules(context))
+    sets = load_sets(context, settings.test, settings, stage_modules(context), limit=settings.limit)
     with context.spans.span("evaluate"):
         metrics = evaluate(context, sets, settings, record=stage_run.folder / "eval")
     return metrics
@@ -170,7 +170,7 @@ def evaluate_model(recipe: Recipe, model: str) -> dict[str, float]:
     with running(alone, folder.absolute(), own_weights=True) as context:
         for number, earlier in enumerate(recipe.stage, 1):
             context.outputs[earlier.label] = folder.absolute() / f"{number:02d}-{earlier.label}"
-        sets = load_sets(context, settings.test, settings, stage_modules(context))
+        sets = load_sets(context, settings.test, settings, stage_modules(context), limit=settings.limit)
         metrics = evaluate(context, sets, settings)
     for name, value in metrics.items():
         print(f"{name:48} {value:.3f}")

@@ -29,6 +29,7 @@ def set_up(context: RunContext, stage: StageContext) -> RlvrRun:
     """Reads the prompts. `bring_up` comes next."""
     settings = stage.stage
     assert isinstance(settings, RlvrStage)
+    evaluation = settings.evaluation
     stream = prompt_stream(context, settings, stage.folder)
     return RlvrRun(
         context=context,
@@ -43,7 +44,13 @@ def set_up(context: RunContext, stage: StageContext) -> RlvrRun:
         chain=ChainFile(stage.folder / "ends.jsonl"),
         committer=BackgroundCommitter(stage.checkpoints, deadline_s=COMMIT_DEADLINE_S),
         canary_ids=context.model.canary_ids[: context.recipe.rollout.canary_tokens],
-        development=load_sets(context, settings.evaluation.development, settings.evaluation, stage_modules(context)),
+        development=load_sets(
+            context,
+            evaluation.development,
+            evaluation,
+            stage_modules(context),
+            limit=evaluation.development_limit or evaluation.limit,
+        ),
     )
 
 

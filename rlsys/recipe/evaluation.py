@@ -18,7 +18,9 @@ class EvaluationSettings(Section):
     mode: Literal["eval", "reward"] = "eval"
     """How verifiers judge: as the published reference does, or as they reward."""
     limit: PositiveInt | None = None
-    """At most so many prompts of each set, its first ones."""
+    """At most so many prompts of each set: the first ones after it is shuffled by the data's seed."""
+    development_limit: PositiveInt | None = None
+    """The same for development sets, which are evaluated many times; absent, `limit` holds for them too."""
     max_tokens: PositiveInt = 1024
     max_prompt_length: PositiveInt = 2048
     samples: PositiveInt = 1

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import psutil
@@ -124,19 +124,22 @@ def assert_same_weights(one: Path, other: Path) -> None:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
-def start_driver(folder: Path, *, inject: str = "", overrides: Sequence[str] = ()) -> subprocess.Popen:
+def start_driver(
+    folder: Path, *, inject: str = "", overrides: Sequence[str] = (), output: IO[str] | int = subprocess.PIPE
+) -> subprocess.Popen:
     """A driver of its own that runs the whole recipe in `folder`.
 
     Args:
         folder: of the runs.
         inject: statements executed first, with everything of this module at hand.
         overrides: of the recipe.
+        output: a file, for a driver that prints more than a pipe holds before anyone reads it.
     """
     code = (
         "import sys\nfrom pathlib import Path\nfrom fault_lab import *\nfrom launch.recipe import run_recipe\n"
         f"{inject}\nrun_recipe(fault_recipe(Path(sys.argv[1]), *sys.argv[2:]))"
     )
-    return start_python(code, folder, *overrides)
+    return start_python(code, folder, *overrides, output=output)
 
 
 def raise_in_steps(worker: Any) -> None:

@@ -64,6 +64,16 @@ def test_the_gate_is_before_every_stage_that_reads_data(run_folder: Path):
     assert all(pair["num_eval_rows"] == 24 for report in reports.values() for pair in report["pairs"])
 
 
+def test_test_sets_are_evaluated_whole_where_development_sets_are_cut(run_folder: Path):
+    """`development_limit` is of the sets that choose the checkpoint; `limit` of all that is reported."""
+    for stage in ("02-sft", "05-dpo", "06-rlvr"):
+        assert len(json.loads((run_folder / stage / "eval" / "test@T1.json").read_text())) == 16, stage
+    cards = {
+        name: json.loads((run_folder / "evaluation" / name / "data_card.json").read_text()) for name in ("dev", "test")
+    }
+    assert {name: (card["rows"], card["prompts"]) for name, card in cards.items()} == {"dev": (24, 8), "test": (24, 16)}
+
+
 def test_metrics_are_known_finite_and_complete(run_folder: Path):
     rlvr = rows(run_folder, "rlvr")
     assert [row["step"] for row in rlvr] == [1, 2, 3, 4]

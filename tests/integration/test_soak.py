@@ -29,11 +29,15 @@ RECOVERY_S = 300.0
 FLAT = ("perf/driver_rss_gib", "perf/driver_open_files", "perf/driver_objects")
 
 
-def wait_for_step(run: Path, driver: subprocess.Popen, step: int) -> float:
+def assert_runs(driver: subprocess.Popen, log: Path) -> None:
+    assert driver.poll() is None, log.read_text()[-4000:]
+
+
+def wait_for_step(run: Path, driver: subprocess.Popen, log: Path, step: int) -> float:
     """Seconds until the step is there."""
     started = time.monotonic()
     while max(steps_of(run), default=0) < step:
-        assert driver.poll() is None, driver.communicate()[0][-4000:]
+        assert_runs(driver, log)
         assert time.monotonic() - started < RECOVERY_S, f"no step {step} after {RECOVERY_S:g} s"
         time.sleep(0.2)
     return time.monotonic() - started
@@ -57,14 +61,16 @@ def test_half_an_hour_of_kills(tmp_path: Path):
     )  # fmt: skip
     generator, kills, recoveries, usage = random.Random(7), Counter(), [], []
     run = tmp_path / "faults"
-    driver = start_driver(tmp_path, overrides=overrides)
+    log = tmp_path / "driver.log"
+    with log.open("w") as output:
+        driver = start_driver(tmp_path, overrides=overrides, output=output)
     try:
-        wait_for_step(run, driver, 10)
+        wait_for_step(run, driver, log, 10)
         ends_at, committed = time.monotonic() + MINUTES * 60, [0]
         while time.monotonic() < ends_at:
             deadline = time.monotonic() + generator.uniform(60.0, 120.0)
             while time.monotonic() < min(deadline, ends_at):
-                assert driver.poll() is None, driver.communicate()[0][-4000:]
+                assert_runs(driver, log)
                 committed.append(newest_checkpoint(run))
                 assert committed[-1] >= committed[-2]
                 usage.append(usage_of(driver))
@@ -78,10 +84,10 @@ def test_half_an_hour_of_kills(tmp_path: Path):
             step = max(steps_of(run))
             generator.choice(victims).kill()
             kills[kind] += 1
-            recoveries.append((kind, wait_for_step(run, driver, step + 2)))
+            recoveries.append((kind, wait_for_step(run, driver, log, step + 2)))
     finally:
         driver.send_signal(signal.SIGTERM)
-        driver.communicate(timeout=120)
+        driver.wait(timeout=120)
     rows = [row for row in read_metrics(run / "metrics.jsonl") if row["stage"] == "rlvr"]
     ordinals = [ordinal for ordinal, _, _ in read_ends(run / "02-rlvr")]
     assert sum(kills.values()) >= MINUTES / 5, kills

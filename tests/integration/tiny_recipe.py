@@ -21,7 +21,7 @@ CUTS = (
     "rlvr.batches=4",
     "rlvr.checkpoint.every=2",
     "rlvr.evaluation.every=2",
-    "rlvr.evaluation.limit=8",
+    "rlvr.evaluation.development_limit=8",
     "evaluation.limit=16",
     "tracking.console=false",
 )
