@@ -1,7 +1,7 @@
 """Every actor of a run, started once and kept from stage to stage.
 
 crew = Crew(recipe, plan, engine=EngineSettings(...), tokenizer=folder)
-crew.start()                      in the background, one kind after another; the first use of a kind waits for it
+crew.start()                      in the background; the first use of a kind waits for it
 crew.learner, crew.value, crew.reference, crew.reward_model, crew.workers, crew.verifiers
 
 Workers are replaced one by one as they die (`actors.roster`). A group of ranks holds one model together: when one of
@@ -9,6 +9,7 @@ them dies the whole group is started again, empty, and the topology says what it
 """
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,7 +43,7 @@ RANKED: dict[str, type[RankedModel]] = {
     "reward": RewardModel,
 }
 STARTED_FIRST = ("learner", "rollout", "verifier", "value", "reference", "reward")
-"""The order in which a recipe needs them; starting one by one keeps a small machine's cores for the first."""
+"""The order in which a recipe needs them."""
 
 
 class Crew:
@@ -66,7 +67,10 @@ class Crew:
         self._training: PlacementGroup | None = None
         self._rollout: dict[int, PlacementGroup] = {}
         """By place."""
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="crew")
+        # Most of a start is imports on one core: as many kinds at once as there are cores keep this machine busy and
+        # leave the first kind a core of its own. On a cluster each has other machines to start on.
+        at_once = len(os.sched_getaffinity(0)) if recipe.cluster.address == "local" else len(STARTED_FIRST)
+        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="crew")
         self._started: dict[str, Future[Any]] = {}
         self._pings: dict[str, list[Any]] = {}
         self._pinged_at = 0.0

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.data_tasks import build_prompts
+from actors.groups import Pending
 from actors.pump import RolloutPump
 from actors.pump_records import PumpSettings, RewardScoring
 from launch.context import RunContext, StageContext, get
@@ -123,20 +124,20 @@ def _scoring(context: RunContext, settings: RlvrStage) -> RewardScoring | None:
 
 
 def load_models(context: RunContext, settings: RlvrStage) -> None:
-    """All groups at once; a value model that is still in memory keeps its weights."""
+    """All groups at once, each as soon as it is there; a value model that is still in memory keeps its weights."""
     policy = context.policy_folder(settings.policy)
-    start_timeout_s = context.recipe.cluster.start_timeout_s
-    pending = load_frozen(context, settings)
-    if settings.algorithm.needs_values:
-        from_policy = settings.value_from == FROM_POLICY
-        value_folder = policy if from_policy else context.reward_folder(settings.value_from)
-        value = context.crew.value
-        if value_folder is not None and value_folder == context.value_holds:
-            pending.append(value.begin_stage(settings.value_learner))
-        else:
-            pending.append(value.load(context.policy_settings(value_folder), settings.value_learner))
-        context.value_holds = None
-    context.load_policy(policy, settings.learner)
+    pending: list[Pending[Any]] = []
+    with context.loading_policy(policy, settings.learner):
+        if settings.algorithm.needs_values:
+            from_policy = settings.value_from == FROM_POLICY
+            value_folder = policy if from_policy else context.reward_folder(settings.value_from)
+            value = context.crew.value
+            if value_folder is not None and value_folder == context.value_holds:
+                pending.append(value.begin_stage(settings.value_learner))
+            else:
+                pending.append(value.load(context.policy_settings(value_folder), settings.value_learner))
+            context.value_holds = None
+        pending += load_frozen(context, settings)
     context.learner_holds = None
     for answer in pending:
-        answer.get(start_timeout_s)
+        answer.get(context.recipe.cluster.start_timeout_s)
