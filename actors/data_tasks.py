@@ -49,13 +49,13 @@ def prepare_model(model: ModelSettings, data: DataSettings, folder: str) -> Mode
     from transformers import AutoConfig, GenerationConfig
 
     from rlsys.data.chat import ChatTokenizer
-    from rlsys.models.loading import load_tokenizer
+    from rlsys.data.tokenizer import tokenizer_of
 
     if model.path is not None and model.path.startswith(HUB):
         from huggingface_hub import snapshot_download
 
         model = model.model_copy(update={"path": snapshot_download(model.path.removeprefix(HUB))})
-    tokenizer = load_tokenizer(model)
+    tokenizer = tokenizer_of(model)
     chat = ChatTokenizer(tokenizer, data.templating)
     if model.path is not None:
         config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)

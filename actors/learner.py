@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from rlsys.models.engine import StepReport
     from rlsys.models.pairs import PairSteps
-    from rlsys.weights.channel import Rendezvous
-    from rlsys.weights.sender import Manifest, WeightSender
+    from rlsys.weights.records import Manifest, Rendezvous
+    from rlsys.weights.sender import WeightSender
 
 Refs = Sequence[Any]
 """One ObjectRef (or value) a shard."""

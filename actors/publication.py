@@ -11,10 +11,8 @@ from ray import exceptions
 from rlsys.errors import ActorError, RlsysError
 from rlsys.recipe.rollout import UpdateMode
 from rlsys.types import PolicyVersion
-from rlsys.weights.channel import Rendezvous
-from rlsys.weights.digest import DigestName
 from rlsys.weights.publisher import PublicationSettings, Reception, WeightPublisher
-from rlsys.weights.sender import Manifest
+from rlsys.weights.records import DigestName, Manifest, Rendezvous
 
 T = TypeVar("T")
 

@@ -89,11 +89,11 @@ class Rank:
 
     def export_hf(self, *, folder: str) -> None:
         """Write a Hugging Face folder."""
-        from rlsys.models.loading import load_tokenizer
+        from rlsys.data.tokenizer import tokenizer_of
         from rlsys.models.weights import export_hf
 
         assert self._model is not None
-        export_hf(self.engine, folder, load_tokenizer(self._model))
+        export_hf(self.engine, folder, tokenizer_of(self._model))
 
     def offload(self) -> None:
         """Move weights and optimizer to CPU memory, so that another model can use the GPU."""

@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.exceptions
 
 from actors.roster import Roster
-from rlsys.data.chat import ChatTokenizer
 from rlsys.data.judge_backend import Question
 from rlsys.data.preference_pairs import seeded_random
 from rlsys.data.tokenizer import load_tokenizer
 from rlsys.recipe.data import TemplatingSettings
 from rlsys.recipe.rollout import SamplingSettings
 from rlsys.types import Prompt, Rollout
+
+if TYPE_CHECKING:
+    from rlsys.data.chat import ChatTokenizer
 
 
 class RolloutTexts:
@@ -42,7 +44,9 @@ class RolloutTexts:
         return {name: value for name, value in self.__dict__.items() if name != "_chat"}
 
     @cached_property
-    def _chat(self) -> ChatTokenizer:
+    def _chat(self) -> "ChatTokenizer":
+        from rlsys.data.chat import ChatTokenizer
+
         # Judges read what other models wrote: markers in it are text, and no reason to stop.
         settings = TemplatingSettings(markers="escape")
         return ChatTokenizer(load_tokenizer(self._tokenizer_path), settings)

@@ -29,9 +29,8 @@ from rlsys.rollouts.sampling_engine_loop import EngineLoop, GroupRequest
 from rlsys.rollouts.sampling_engine_settings import EngineSettings, engine_environment
 from rlsys.telemetry.trace import Span
 from rlsys.types import GroupSummary, PolicyVersion, Prompt, Rollout
-from rlsys.weights.channel import Rendezvous
-from rlsys.weights.digest import DigestName
 from rlsys.weights.publisher import Reception
+from rlsys.weights.records import DigestName, Rendezvous
 
 BEGUN_DEADLINE_S = 30.0
 """To fetch what a checkpoint holds of a group, from another node at worst; later the group is begun anew."""

@@ -18,9 +18,7 @@ from typing import Any
 
 from actors.rollout_texts import RolloutTexts, RosterTexts
 from launch.context import RunContext
-from rlsys.data.chat import ChatTokenizer
 from rlsys.data.judge_backend import Answer, LocalBackend, Question
-from rlsys.data.prepare import load_tokenizer
 from rlsys.recipe.data import TemplatingSettings
 from rlsys.recipe.rollout import SamplingSettings
 from rlsys.rollouts.sampling_engine_settings import EngineSettings
@@ -101,6 +99,9 @@ class EngineTurns:
         return RosterTexts(texts, roster, refill=refill, timeout_s=hang_timeout_s), len(roster)
 
     def _engine_of(self, folder: str, model: ServedModel) -> EngineSettings:
+        from rlsys.data.chat import ChatTokenizer  # with transformers, which a driver needs for nothing else
+        from rlsys.data.prepare import load_tokenizer
+
         own = self._context.crew.engine
         ends = ChatTokenizer(load_tokenizer(folder), TemplatingSettings()).end_ids
         return dataclasses.replace(

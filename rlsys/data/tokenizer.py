@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlsys.errors import RecipeError
+from rlsys.recipe.model import ModelSettings
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -27,6 +30,18 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> "P
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
+def tokenizer_of(model: ModelSettings) -> "PreTrainedTokenizerBase":
+    """A recipe's tokenizer with its chat template.
+
+    Raises:
+        RecipeError: there is no folder.
+    """
+    folder = model.tokenizer or model.path
+    if folder is None or not Path(folder).is_dir():
+        raise RecipeError("no tokenizer folder", value=folder, fix="set model.tokenizer to a folder with a tokenizer")
+    return load_tokenizer(folder, trust_remote_code=model.trust_remote_code)
 
 
 def _is_plain(folder: Path) -> bool:

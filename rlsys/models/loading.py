@@ -19,10 +19,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     GenerationConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
-from rlsys.data import tokenizer
 from rlsys.errors import RecipeError, TrainingError
 from rlsys.recipe.model import ModelSettings
 
@@ -68,14 +66,6 @@ def load_scalar_model(settings: ModelSettings, dtype: torch.dtype = torch.float3
     if not _has_weight(settings.path, "score.weight"):
         _draw_head(model.score, settings.init_seed)
     return model
-
-
-def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
-    """The tokenizer with its chat template."""
-    folder = settings.tokenizer or settings.path
-    if folder is None or not Path(folder).is_dir():
-        raise RecipeError("no tokenizer folder", value=folder, fix="set model.tokenizer to a folder with a tokenizer")
-    return tokenizer.load_tokenizer(folder, trust_remote_code=settings.trust_remote_code)
 
 
 class ScalarModel(nn.Module):

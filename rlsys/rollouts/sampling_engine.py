@@ -25,9 +25,7 @@ from rlsys.rollouts.open_group import FinishedGroup, OpenGroup, OpenSample
 from rlsys.rollouts.partial_group import Response
 from rlsys.rollouts.sampling_engine_settings import EngineSettings, engine_arguments, engine_environment
 from rlsys.types import FinishReason, PolicyVersion
-from rlsys.weights.channel import Rendezvous
-from rlsys.weights.digest import DigestName
-from rlsys.weights.receipt import Receipt
+from rlsys.weights.records import DigestName, Receipt, Rendezvous
 
 if TYPE_CHECKING:
     from vllm import SamplingParams

@@ -23,21 +23,10 @@ from torch import distributed as dist
 from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, Store, TCPStore
 
 from rlsys.errors import WeightTransferError
+from rlsys.weights.records import Rendezvous
 
 Bucket = Sequence[tuple[str, torch.Tensor]]
 """Checkpoint-format names with full tensors."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rendezvous:
-    """Where a group meets. Every publication group has its own; it is never used twice."""
-
-    host: str
-    port: int
-    world_size: int
-    """1 + engines x tensor-parallel size."""
-    deadline_s: float
-    """The longest that any one wait in the group may last."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,35 +1,17 @@
-"""What was sent, tensor by tensor, and how it is compared with what arrived."""
+"""Digests of tensors."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Callable
 
 import torch
 
-DigestName: TypeAlias = Literal["fold64", "sha256"]
+from rlsys.weights.records import DigestName, TensorDigest
 
 CHUNK_WORDS = 1 << 22
 """Words digested at once: bounds the extra memory of `fold64` to about 100 MB beside any tensor."""
 # Odd 64-bit constants of splitmix64, as signed integers.
 GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 MIX = 0xBF58476D1CE4E5B9 - (1 << 64)
-
-
-@dataclass(frozen=True, slots=True)
-class TensorDigest:
-    """A checkpoint-format tensor as one side saw it.
-
-    >>> digest_tensor("w", torch.zeros(2, 3)).shape
-    (2, 3)
-    """
-
-    name: str
-    dtype: str
-    """torch's name without the prefix, such as `bfloat16`."""
-    shape: tuple[int, ...]
-    digest: str
-    """Hexadecimal, of the tensor's bytes in row-major order."""
 
 
 def digest_tensor(name: str, tensor: torch.Tensor, *, kind: DigestName = "fold64") -> TensorDigest:
@@ -63,24 +45,3 @@ def sha256(tensor: torch.Tensor) -> str:
 
 
 DIGESTS: dict[DigestName, Callable[[torch.Tensor], str]] = {"fold64": fold64, "sha256": sha256}
-
-
-def first_difference(sent: Sequence[TensorDigest], received: Sequence[TensorDigest]) -> str | None:
-    """The first way in which what arrived is not what was sent, naming the tensor; None when they agree.
-
-    >>> a, b = digest_tensor("a", torch.zeros(2)), digest_tensor("b", torch.zeros(2))
-    >>> first_difference([a, b], [a])
-    'tensor b was sent and did not arrive'
-    """
-    arrived = {tensor.name: tensor for tensor in received}
-    for tensor in sent:
-        other = arrived.pop(tensor.name, None)
-        if other is None:
-            return f"tensor {tensor.name} was sent and did not arrive"
-        for field in ("dtype", "shape", "digest"):
-            ours, theirs = getattr(tensor, field), getattr(other, field)
-            if ours != theirs:
-                return f"tensor {tensor.name} was sent with {field} {ours} and arrived with {theirs}"
-    if arrived:
-        return f"tensor {next(iter(arrived))} arrived and was not sent"
-    return None

@@ -8,8 +8,9 @@ from typing import TypeVar
 import torch
 
 from rlsys.errors import WeightTransferError
-from rlsys.weights.channel import HeaderStore, Rendezvous
+from rlsys.weights.channel import HeaderStore
 from rlsys.weights.ipc_handle import to_json
+from rlsys.weights.records import Rendezvous
 
 T = TypeVar("T")
 NCCL_PORT = "nccl-port"

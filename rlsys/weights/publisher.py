@@ -25,10 +25,7 @@ import numpy as np
 from rlsys.errors import RlsysError, WeightTransferError
 from rlsys.recipe.rollout import UpdateMode
 from rlsys.types import PolicyVersion
-from rlsys.weights.channel import Rendezvous
-from rlsys.weights.digest import DigestName, first_difference
-from rlsys.weights.receipt import Receipt
-from rlsys.weights.sender import Manifest
+from rlsys.weights.records import DigestName, Manifest, Receipt, Rendezvous, first_difference
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")

@@ -24,18 +24,9 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from rlsys.errors import WeightTransferError
-from rlsys.weights.channel import (
-    BucketHeader,
-    HeaderStore,
-    Rendezvous,
-    broadcast,
-    first_line,
-    gloo_group,
-    header_from_json,
-    unpack,
-)
-from rlsys.weights.digest import DigestName, TensorDigest, digest_tensor
-from rlsys.weights.receipt import Receipt
+from rlsys.weights.channel import BucketHeader, HeaderStore, broadcast, first_line, gloo_group, header_from_json, unpack
+from rlsys.weights.digest import digest_tensor
+from rlsys.weights.records import DigestName, Receipt, Rendezvous, TensorDigest
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

@@ -8,7 +8,6 @@ manifest = sender.send(weight_buckets(cap_bytes), transfer=7)       while they r
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 import torch
@@ -17,29 +16,17 @@ from rlsys.weights.channel import (
     Bucket,
     BucketHeader,
     HeaderStore,
-    Rendezvous,
     broadcast,
     first_line,
     gloo_group,
     header_json,
     pack,
 )
-from rlsys.weights.digest import DigestName, TensorDigest, digest_tensor
+from rlsys.weights.digest import digest_tensor
 from rlsys.weights.gpu_transports import IpcTransport, NcclTransport
+from rlsys.weights.records import DigestName, Manifest, Rendezvous, TensorDigest
 
 TransferBackend: TypeAlias = Literal["gloo", "nccl", "ipc"]
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What the sender sent in one transfer."""
-
-    transfer: int
-    tensors: tuple[TensorDigest, ...]
-    num_bytes: int
-    num_buckets: int
-    largest_bucket_bytes: int
-    seconds: float
 
 
 class Transport(Protocol):

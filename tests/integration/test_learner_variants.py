@@ -116,12 +116,12 @@ def test_another_number_of_ranks_goes_on_from_a_universal_checkpoint(ranks: Rank
 
 
 def sizes_and_shards(rank: Rank, folder: str, cap_bytes: int):
-    from rlsys.models.loading import load_tokenizer
+    from rlsys.data.tokenizer import tokenizer_of
     from rlsys.models.weights import export_hf, weight_buckets
 
     rank.load(model=tiny_model(tied=False), learner=LearnerSettings())
     buckets = [[(name, tensor.nbytes) for name, tensor in b] for b in weight_buckets(rank.engine, cap_bytes)]
-    export_hf(rank.engine, folder, load_tokenizer(tiny_model()), max_shard_bytes=cap_bytes)
+    export_hf(rank.engine, folder, tokenizer_of(tiny_model()), max_shard_bytes=cap_bytes)
     return buckets, whole_weights(rank)
 
 

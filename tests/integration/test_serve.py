@@ -14,8 +14,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rlsys.data.tokenizer import tokenizer_of
 from rlsys.models.build import build_engine
-from rlsys.models.loading import load_tokenizer
 from rlsys.models.process_group import ProcessGroup
 from rlsys.models.weights import export_hf
 from rlsys.recipe.learner import LearnerSettings
@@ -32,7 +32,7 @@ def export(folder: Path) -> None:
     model = recipe.model.model_copy(update={"tokenizer": str(ROOT / "rlsys" / "quickstart" / "tokenizer")})
     group = ProcessGroup(0, 1, torch.device("cpu"))
     engine = build_engine("policy", model=model, learner=LearnerSettings(), group=group, trainable=False)
-    export_hf(engine, folder, load_tokenizer(model))
+    export_hf(engine, folder, tokenizer_of(model))
 
 
 def post(url: str, body: dict) -> dict:

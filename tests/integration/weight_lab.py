@@ -18,7 +18,8 @@ from rlsys.rollouts.sampling_engine import SamplingEngine
 from rlsys.rollouts.sampling_engine_settings import EngineSettings, engine_environment
 from rlsys.types import Rollout
 from rlsys.weights.channel import Bucket
-from rlsys.weights.sender import Manifest, WeightSender
+from rlsys.weights.records import Manifest
+from rlsys.weights.sender import WeightSender
 
 VOCABULARY = 400
 END = 2

@@ -7,9 +7,10 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 
+from rlsys.data.tokenizer import tokenizer_of
 from rlsys.errors import RecipeError
 from rlsys.models.deepspeed_settings import deepspeed_settings
-from rlsys.models.loading import load_causal_lm, load_scalar_model, load_tokenizer
+from rlsys.models.loading import load_causal_lm, load_scalar_model
 from rlsys.recipe.learner import LearnerSettings
 from rlsys.recipe.model import ModelSettings
 
@@ -62,7 +63,7 @@ def test_what_cannot_be_loaded_safely_is_refused(tmp_path):
     with pytest.raises(RecipeError, match=r"needs Python files of its own.*trust_remote_code"):
         load_causal_lm(ModelSettings(path=str(tmp_path)))
     with pytest.raises(RecipeError, match="no tokenizer folder"):
-        load_tokenizer(ModelSettings(path="nowhere"))
+        tokenizer_of(ModelSettings(path="nowhere"))
 
 
 @pytest.mark.parametrize(

@@ -262,14 +262,23 @@ def test_tulu_3_8b_rlvr_values():
     assert stage.max_staleness == 1
 
 
+def imported(statements: str) -> list[str]:
+    """The heavy packages that a process has imported after these statements."""
+    heavy = {"torch", "ray", "vllm", "transformers", "deepspeed", "datasets"}
+    code = f"import sys; {statements}; print(*sorted({heavy} & set(sys.modules)))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert printed.returncode == 0, printed.stderr
+    return printed.stdout.split()
+
+
 def test_recipes_and_help_import_nothing_heavy():
     """`rlsys --help` must answer in half a second: importing torch alone takes longer."""
-    code = (
-        "import sys, launch.cli; launch.cli.build_parser(); import rlsys.recipe.load; "
-        "print(sorted({'torch', 'ray', 'vllm', 'transformers', 'deepspeed', 'datasets'} & set(sys.modules)))"
-    )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
-    assert printed.stdout.strip() == "[]", printed.stderr
+    assert imported("import launch.cli; launch.cli.build_parser(); import rlsys.recipe.load") == []
+
+
+def test_a_driver_imports_ray_alone():
+    """It trains and samples nothing itself, and every run waits for its imports before anything else can start."""
+    assert imported("import launch.recipe") == ["ray"]
 
 
 def test_the_reference_page_is_true():

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from rlsys.weights import digest as module
-from rlsys.weights.digest import TensorDigest, digest_tensor, first_difference, fold64, sha256
+from rlsys.weights.digest import digest_tensor, fold64, sha256
+from rlsys.weights.records import TensorDigest, first_difference
 
 MASK = (1 << 64) - 1
 

@@ -8,11 +8,8 @@ import pytest
 
 from rlsys.errors import ActorError, WeightTransferError
 from rlsys.recipe.rollout import UpdateMode
-from rlsys.weights.channel import Rendezvous
-from rlsys.weights.digest import TensorDigest
 from rlsys.weights.publisher import PublicationError, PublicationSettings, Reception, WeightPublisher
-from rlsys.weights.receipt import Receipt
-from rlsys.weights.sender import Manifest
+from rlsys.weights.records import Manifest, Receipt, Rendezvous, TensorDigest
 
 TENSORS = (TensorDigest("a", "float32", (2,), "aa"), TensorDigest("b", "float32", (3,), "bb"))
 LOGPROBS = np.array([-1.0, -2.0], np.float32)

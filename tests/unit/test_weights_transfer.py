@@ -11,7 +11,6 @@ from rlsys.errors import WeightTransferError
 from rlsys.weights.channel import (
     BucketHeader,
     HeaderStore,
-    Rendezvous,
     broadcast,
     gloo_group,
     header_from_json,
@@ -21,6 +20,7 @@ from rlsys.weights.channel import (
 )
 from rlsys.weights.digest import digest_tensor
 from rlsys.weights.ipc_handle import from_json, to_json
+from rlsys.weights.records import Rendezvous
 from rlsys.weights.sender import WeightSender
 
 HOST = "127.0.0.1"
