@@ -68,11 +68,13 @@ def make_experience(rng: np.random.Generator, ordinal: int) -> Experience:
     return Experience(prompt, rollout, (verdict,), float("nan") if failed else float(rng.choice([-10.0, 0.0, 10.0])))
 
 
-def test_one_rlvr_step_equals_a_straight_line_of_float64(groups, tmp_path):
+@pytest.mark.parametrize("sequence_parallel", [1, 2])
+def test_one_rlvr_step_equals_a_straight_line_of_float64(groups, tmp_path, sequence_parallel: int):
     """Policy, value model and reference; the shards are four, over two ranks; one verifier has failed."""
+    learner = LEARNER.model_copy(update={"sequence_parallel": sequence_parallel})
     loads = [
-        groups.learner.load(tiny_model(), LEARNER),
-        groups.value.load(tiny_model(tied=False), LEARNER),
+        groups.learner.load(tiny_model(), learner),
+        groups.value.load(tiny_model(tied=False), learner),
         groups.reference.load(tiny_model().model_copy(update={"init_seed": 7}), LEARNER),
     ]
     # Embedding 48 x 16; two layers of q, o 16 x 16, k, v 16 x 8, three 16 x 24 and two norms; the last norm.
