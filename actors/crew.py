@@ -25,7 +25,7 @@ from actors.learner import Learner
 from actors.reference_model import ReferenceModel
 from actors.reward_model import RewardModel
 from actors.rollout_worker import RolloutWorker
-from actors.roster import Restarts, Roster
+from actors.roster import MAX_FAILED_STARTS, Restarts, Roster
 from actors.value_model import ValueModel
 from actors.verifier_worker import VerifierWorker
 from rlsys.errors import ActorError
@@ -181,16 +181,25 @@ class Crew:
     def restart(self, kind: str) -> bool:
         """Starts a group of ranks again, with nothing loaded; False when `cluster.max_restarts` are spent.
 
+        A rank that dies while its group starts costs one restart more.
+
         Raises:
-            ActorError: it does not start.
+            ActorError: it does not start, `MAX_FAILED_STARTS` times in a row.
         """
-        if not self.restarts.spend(kind):
-            return False
         self._wait(kind).shutdown()
         self._pings.pop(kind, None)
-        self._started[kind] = self._pool.submit(self._start_ranks, kind)
-        self._wait(kind)
-        return True
+        for attempt in range(1, MAX_FAILED_STARTS + 1):
+            if not self.restarts.spend(kind):
+                return False
+            self._started[kind] = self._pool.submit(self._start_ranks, kind)
+            try:
+                self._wait(kind)
+                return True
+            except ActorError as error:
+                if attempt == MAX_FAILED_STARTS or not self._started[kind].done():
+                    raise
+                print(f"{kind} is started once more: {error}", flush=True)
+        raise AssertionError("the last start returns or raises")
 
     def _ranked_kinds(self) -> list[str]:
         """Of the groups that are up."""

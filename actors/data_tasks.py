@@ -1,6 +1,7 @@
 """What is done with data once, away from the driver: models' folders, tokenised stores, prompt sets, pairs.
 
-Each is a Ray task whose large result stays on disk or in the object store.
+Each is a Ray task whose large result stays on disk or in the object store. They ask for no CPU: on a cluster that the
+run's actors fill, a task that asks for one would wait for ever.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ class ModelFolder:
     """A text for engine and learner to compare logprobs on after a publication."""
 
 
-@ray.remote
+@ray.remote(num_cpus=0)
 def prepare_model(model: ModelSettings, data: DataSettings, folder: str) -> ModelFolder:
     """Writes configuration and tokenizer, with the chat template that the recipe's data asks for, into `folder`.
 
@@ -71,7 +72,7 @@ def prepare_model(model: ModelSettings, data: DataSettings, folder: str) -> Mode
     return ModelFolder(folder, settings, tuple(chat.end_ids), canary)
 
 
-@ray.remote
+@ray.remote(num_cpus=0)
 def build_store(
     data: DataSettings, tokenizer: str, folder: str, layout: str, gate: Decontamination | None
 ) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def build_store(
     return prepare_store(data, tokenizer, Path(folder), layout=layout, gate=gate)  # pyright: ignore[reportArgumentType]
 
 
-@ray.remote
+@ray.remote(num_cpus=0)
 def build_prompts(
     data: DataSettings,
     tokenizer: str,
@@ -107,7 +108,7 @@ def build_prompts(
     )
 
 
-@ray.remote
+@ray.remote(num_cpus=0)
 def write_pairs(groups: Sequence[GroupReference], folder: str, seed: int) -> dict[str, Any]:
     """Verifier-decided pairs of the groups' experiences as a pair store, by the token ids that were sampled."""
     from rlsys.data.preference_pairs import count_groups, verifier_pairs
@@ -124,7 +125,7 @@ def write_pairs(groups: Sequence[GroupReference], folder: str, seed: int) -> dic
     return manifest
 
 
-@ray.remote
+@ray.remote(num_cpus=0)
 def select_preference_prompts(
     sources: Mapping[str, DataSettings],
     settings: PromptSelectionSettings,
@@ -137,7 +138,7 @@ def select_preference_prompts(
     return prepare_preference_prompts(sources, settings, Path(folder), gate=gate)
 
 
-@ray.remote
+@ray.remote(num_cpus=0)
 def verify_texts(asked: Sequence[tuple[Check, str]], settings: VerifierSettings) -> list[Outcome]:
     """What the verifiers say of (check, response) pairs, in order, from processes that can be killed."""
     from rlsys.verifiers.pool import VerifierPool, VerifyRequest
@@ -153,7 +154,7 @@ def verify_texts(asked: Sequence[tuple[Check, str]], settings: VerifierSettings)
         return [verdict.outcome for verdict in pool.verify_many(requests)]
 
 
-@ray.remote
+@ray.remote(num_cpus=0)
 def write_rollouts(groups: Sequence[GroupReference], path: str, tokenizer: str, step: int) -> int:
     """One parquet file with a row a sample: prompt and response as text and tokens, versions, verdicts, reward."""
     import pyarrow as pa
@@ -190,7 +191,7 @@ def write_rollouts(groups: Sequence[GroupReference], path: str, tokenizer: str, 
     return len(rows)
 
 
-@ray.remote
+@ray.remote(num_cpus=0)
 def save_buffer(groups: Sequence[GroupReference], under_way: UnderWay, path: str) -> list[dict[str, int]]:
     """The finished groups that wait for a batch, and those that are under way, into a checkpoint's folder.
 
@@ -206,7 +207,7 @@ def save_buffer(groups: Sequence[GroupReference], under_way: UnderWay, path: str
     ]
 
 
-@ray.remote
+@ray.remote(num_cpus=0)
 def load_buffer(path: str) -> tuple[Any, ...]:
     """What `save_buffer` wrote, in its order, each thing an object of its own.
 

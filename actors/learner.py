@@ -19,13 +19,14 @@ import ray
 from actors.groups import ModelGroup, Pending, in_shard_order, of_rank_0
 from actors.rank import Rank, fetch, publish
 from rlsys.recipe.algorithm import AlgorithmSettings, PreferenceLossSettings, SupervisedLossSettings
+from rlsys.recipe.rollout import WeightTransfer
 
 if TYPE_CHECKING:
     import numpy as np
 
     from rlsys.models.engine import StepReport
     from rlsys.models.pairs import PairSteps
-    from rlsys.weights.records import Manifest, Rendezvous
+    from rlsys.weights.records import DigestName, Manifest, Rendezvous
     from rlsys.weights.sender import WeightSender
 
 Refs = Sequence[Any]
@@ -99,11 +100,14 @@ class LearnerRank(Rank):
         inputs = [PolicyInputs(*row) for row in zip(*columns, strict=True)]
         return train_policy(self.engine, inputs, settings, **step_settings)
 
-    def open_weight_group(self, *, num_receivers: int, deadline_s: float) -> "Rendezvous":
+    def open_weight_group(
+        self, *, num_receivers: int, deadline_s: float, transport: WeightTransfer, digest: "DigestName"
+    ) -> "Rendezvous":
         """Start to listen for receivers; rank 0 only, not collective."""
         from rlsys.weights.sender import WeightSender
 
-        self._sender = self._sender or WeightSender("gloo" if self.group.device.type == "cpu" else "nccl")
+        self.close_weight_group()
+        self._sender = WeightSender(transport, digest=digest)
         host = ray.util.get_node_ip_address()
         return self._sender.open(host=host, num_receivers=num_receivers, deadline_s=deadline_s)
 

@@ -51,15 +51,24 @@ class RayPending(Generic[T]):
 class RayLearner:
     """A group of learner ranks; rank 0, the first handle, is the sender.
 
+    Args:
+        handles: by rank.
+        settings: say what carries the bytes, and the digest.
+
     Each rank is an actor with the methods `open_weight_group`, `join_weight_group`, `send_weights`,
     `canary_logprobs` and `close_weight_group` (docs/weights.md).
     """
 
-    def __init__(self, handles: Sequence[Any]) -> None:
-        self._handles = list(handles)
+    def __init__(self, handles: Sequence[Any], settings: PublicationSettings) -> None:
+        self._handles, self._settings = list(handles), settings
 
     def open_group(self, *, num_receivers: int, deadline_s: float) -> RayPending[Rendezvous]:
-        ref = self._handles[0].open_weight_group.remote(num_receivers=num_receivers, deadline_s=deadline_s)
+        ref = self._handles[0].open_weight_group.remote(
+            num_receivers=num_receivers,
+            deadline_s=deadline_s,
+            transport=self._settings.transport,
+            digest=self._settings.digest,
+        )
         return RayPending("the learner", [ref])
 
     def join_group(self) -> RayPending[None]:
@@ -127,7 +136,7 @@ def ray_publisher(
         settings: of every publication.
         tensor_parallel_size: of the workers' engines.
     """
-    return WeightPublisher(RayLearner(learner_handles), ray_engines(workers, tensor_parallel_size), settings)
+    return WeightPublisher(RayLearner(learner_handles, settings), ray_engines(workers, tensor_parallel_size), settings)
 
 
 def ray_engines(workers: Sequence[Any], tensor_parallel_size: int = 1) -> list[RayEngine]:

@@ -32,6 +32,8 @@ MAX_WAIT_S = 5.0
 """Longest wait between two looks at the workers."""
 SNAPSHOT_DEADLINE_S = 30.0
 """For a worker to tell what it has under way, which it does between two steps of its engine."""
+TRANSFER_WAIT_S = 5.0
+"""For verdicts to come from another node, before other work is looked at and they are asked for again."""
 
 
 class RolloutPump:
@@ -81,6 +83,12 @@ class RolloutPump:
         return next((chunk.scoring_error for chunk in self._unscored if not self._is_replaced(chunk)), None)
 
     @property
+    def needs_weights(self) -> bool:
+        """Whether a call waits for the worker in its place, which is built and has no weights yet."""
+        places = {place for _, place in self._queue if place is not None}
+        return any(member.slot in places and member.state == "joining" for member in self._workers.built)
+
+    @property
     def _under_way(self) -> list[Chunk]:
         return [*self._chunks.values(), *self._unscored, *self._unverified]
 
@@ -104,7 +112,7 @@ class RolloutPump:
             Everything that has come through, in the order in which it was started.
 
         Raises:
-            ActorError: no worker is left, and none can be started.
+            ActorError: no worker is left, and none can be started; or not the one in whose place a call must run.
         """
         self._supervise()
         waiting = [*self._chunks, *until, *self._workers.starting, *self._verifiers.starting]
@@ -196,6 +204,11 @@ class RolloutPump:
     def _worker_for(self, place: int | None) -> Member | None:
         serving = self._workers.serving
         if place is not None:
+            if place not in self._workers.slots:
+                raise ActorError(
+                    f"rollout worker {place} is not replaced any more, and a deterministic run needs its place",
+                    fix="see its log; run again, which resumes",
+                )
             return next((member for member in serving if member.slot == place), None)
         return min(serving, key=lambda member: (member.load, member.slot), default=None)
 
@@ -223,6 +236,8 @@ class RolloutPump:
         chunk.verifier.load += len(chunk.ordinals)
         chunk.num_verifications += 1
         options: dict[str, Any] = {} if self._settings.mode is None else {"mode": self._settings.mode}
+        if self._settings.overlong is not None:
+            options["overlong"] = self._settings.overlong
         if self._scoring is not None:
             options |= {"reward_model_scores": chunk.scored, "reward_model_weight": self._scoring.weight}
         chunk.verified, chunk.experiences = chunk.verifier.handle.verify.remote(
@@ -249,7 +264,10 @@ class RolloutPump:
 
     def _take_verdicts(self, chunk: Chunk) -> list[VerifiedGroup | LostGroups]:
         try:
-            summaries = ray.get(chunk.verified, timeout=0)
+            summaries = ray.get(chunk.verified, timeout=TRANSFER_WAIT_S)
+        except ray.exceptions.GetTimeoutError:  # large, and still on its way from another node
+            self._chunks[chunk.verified] = chunk
+            return []
         except ray.exceptions.RayError as error:
             return self._not_verified(chunk, error)
         chunk.unload()

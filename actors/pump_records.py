@@ -1,6 +1,6 @@
 """What the pump holds and hands out: chunks under way, and groups that came through or were lost."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,6 +34,8 @@ class PumpSettings:
     """Of the calls: `train`, `eval` or `preferences`."""
     mode: Literal["eval", "reward"] | None = None
     """Of the verifiers; their own setting when absent."""
+    overlong: Mapping[str, float] | None = None
+    """Arguments of `overlong_penalty`, which is added to each reward."""
     fixed: bool = False
     """Ordinal o goes to the worker in place o % n, all that is started at once in one call to each worker."""
 

@@ -116,6 +116,11 @@ class Roster:
         """References for a caller that waits for something to happen: one becomes ready when a member is built."""
         return [member.ready for member in self._members if member.state == "starting"]
 
+    @property
+    def slots(self) -> set[int]:
+        """Places in which there is a member, or another is being started."""
+        return {member.slot for member in self._members}
+
     def __contains__(self, member: Member) -> bool:
         return member in self._members
 

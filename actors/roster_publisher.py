@@ -33,7 +33,7 @@ class RosterPublisher:
         settings: PublicationSettings,
         tensor_parallel_size: int = 1,
     ) -> None:
-        self._learner, self._settings = RayLearner(learner_handles), settings
+        self._learner, self._settings = RayLearner(learner_handles, settings), settings
         self._publisher: WeightPublisher | None = None
         self._workers, self._num_ranks = workers, tensor_parallel_size
         self._members: list[Member] = []

@@ -7,10 +7,12 @@ waits for: its pool of scoring processes, each verdict under its own limits
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ray
 
+from rlsys.algorithms.shaping import overlong_penalty
 from rlsys.data.tokenizer import load_tokenizer
 from rlsys.recipe.verifiers import VerifierSettings
 from rlsys.types import Experience, GroupSummary, Prompt, Rollout, Verdict
@@ -47,6 +49,7 @@ class Verifying:
         reward_model_scores: Sequence[Sequence[float]] | None = None,
         reward_model_weight: float = 1.0,
         mode: VerifyMode | None = None,
+        overlong: Mapping[str, Any] | None = None,
     ) -> tuple[list[GroupSummary], list[list[Experience]]]:
         """Runs all checks of each prompt on each of its samples.
 
@@ -57,6 +60,7 @@ class Verifying:
                 for prompts without checks.
             reward_model_weight: reward of one unit of the score.
             mode: in place of the settings' own, for evaluation.
+            overlong: arguments of `overlong_penalty`, which is added to each reward; None adds nothing.
 
         Raises:
             ValueError: prompts, groups and scores do not belong together.
@@ -68,17 +72,17 @@ class Verifying:
             for check in prompt.checks
         ]
         verdicts = iter(self._pool.verify_many(requests))
-        experiences = []
+        experiences: list[list[Experience]] = []
         for number, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
             scores = reward_model_scores[number] if reward_model_scores is not None else [None] * len(group)
-            experiences.append(
-                [
-                    self._experience(
-                        prompt, rollout, tuple(next(verdicts) for _ in prompt.checks), score, reward_model_weight
-                    )
-                    for rollout, score in zip(group, scores, strict=True)
-                ]
-            )
+            experiences.append([])
+            for rollout, score in zip(group, scores, strict=True):
+                judged = tuple(next(verdicts) for _ in prompt.checks)
+                experience = self._experience(prompt, rollout, judged, score, reward_model_weight)
+                if overlong is not None:
+                    penalty = overlong_penalty(len(rollout.response_ids), **overlong)
+                    experience = dataclasses.replace(experience, reward=experience.reward + penalty)
+                experiences[-1].append(experience)
         return [summarize(group) for group in experiences], experiences
 
     def response_text(self, rollout: Rollout) -> str:
@@ -148,14 +152,13 @@ class VerifierWorker:
         self,
         prompts: list[Prompt],
         groups: list[list[Rollout]],
-        reward_model_scores: list[list[float]] | None = None,
-        reward_model_weight: float = 1.0,
-        mode: VerifyMode | None = None,
+        **options: Any,
     ) -> tuple[list[GroupSummary], list[list[Experience]]]:
-        """Two returns, so that the driver fetches the summaries and passes the experiences on by reference."""
-        return self._verifying.verify(
-            prompts, groups, reward_model_scores=reward_model_scores, reward_model_weight=reward_model_weight, mode=mode
-        )
+        """Two returns, so that the driver fetches the summaries and passes the experiences on by reference.
+
+        `options` are those of `Verifying.verify`.
+        """
+        return self._verifying.verify(prompts, groups, **options)
 
     @ray.method(concurrency_group="health")
     def health(self) -> float:

@@ -12,6 +12,7 @@ import ray.exceptions
 
 from actors.crew import Crew
 from actors.data_tasks import ModelFolder
+from actors.pump import RolloutPump
 from actors.roster_publisher import RosterPublisher
 from launch.progress import progress
 from rlsys.checkpoint.checkpoint_store import CheckpointStore
@@ -161,15 +162,16 @@ class RunContext:
         self.engines_hold, self._published = None, (version, canary_ids)
         return report
 
-    def reinforce(self) -> None:
-        """When no engine that has weights is left, waits for another and brings it what was published last.
+    def reinforce(self, pump: RolloutPump | None = None) -> None:
+        """Brings what was published last to new engines, where work cannot go on without them.
 
-        Only while the learner still holds just that.
+        That is when no engine with weights is left - then another is waited for - or when `pump` keeps a call for the
+        worker in one place, which was replaced. Only while the learner still holds just what was published.
 
         Raises:
             ActorError: no rollout worker is left, and none can be started.
         """
-        if not self.crew.workers.serving:
+        if not self.crew.workers.serving or (pump is not None and pump.needs_weights):
             hold = self.engines_hold
             self.publish(*self._published)
             self.engines_hold = hold
@@ -190,6 +192,7 @@ class RunContext:
             rollout = self.recipe.rollout
             settings = PublicationSettings(
                 mode=rollout.update,
+                transport=self.crew.engine.weight_transfer,
                 digest=rollout.digest,
                 cap_bytes=rollout.bucket_mib << 20,
                 deadline_s=rollout.update_timeout_s,

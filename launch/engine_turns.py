@@ -105,7 +105,7 @@ class EngineTurns:
         own = self._context.crew.engine
         ends = ChatTokenizer(load_tokenizer(folder), TemplatingSettings()).end_ids
         return dataclasses.replace(
-            own, model=folder, end_token_ids=tuple(ends), load_format="auto", vllm={**own.vllm, **model.vllm}
+            own, model=folder, end_token_ids=tuple(ends), load_format="safetensors", vllm={**own.vllm, **model.vllm}
         )
 
     def _load(self, engine: EngineSettings) -> None:

@@ -13,10 +13,9 @@ import numpy as np
 
 from actors.data_tasks import build_prompts
 from actors.pump import RolloutPump
-from actors.pump_records import LostGroups, PumpSettings
+from actors.pump_records import PumpSettings
 from launch.context import RunContext, get
-from launch.progress import progress
-from rlsys.errors import ActorError
+from launch.sampling import sample_all
 from rlsys.recipe.data import DataSettings, SourceSettings, TemplatingSettings
 from rlsys.recipe.evaluation import EvaluationSettings
 from rlsys.recipe.rollout import SamplingSettings
@@ -25,7 +24,6 @@ from rlsys.rollouts.prompt_stream import prompt_at
 from rlsys.types import GroupSummary, Prompt
 
 GROUPS_PER_CALL = 64
-MAX_ATTEMPTS = 3
 EVALUATION_SEED_OFFSET = 1_000_003
 """So that evaluation does not draw the random numbers of training."""
 
@@ -102,25 +100,8 @@ def _sample(
     )
     crew = context.crew
     pump = RolloutPump(crew.workers, crew.verifiers, pump_settings, prompts=evaluation_set.prompts.__getitem__)
-    done: dict[int, GroupSummary] = {}
-    attempts: dict[int, int] = defaultdict(int)
-    num_prompts = len(evaluation_set.prompts)
-    pump.start(range(num_prompts))
-    with progress(f"evaluating {evaluation_set.name}", num_prompts, shown=context.recipe.tracking.console) as advance:
-        while pump.num_running:
-            context.reinforce()
-            for group in pump.poll(timeout_s=context.recipe.cluster.operation_timeout_s):
-                if not isinstance(group, LostGroups):
-                    done[group.summary.ordinal] = group.summary
-                    advance(1)
-                    continue
-                for ordinal in group.ordinals:
-                    attempts[ordinal] += 1
-                if max(attempts[ordinal] for ordinal in group.ordinals) >= MAX_ATTEMPTS:
-                    name = evaluation_set.name
-                    raise ActorError(f"evaluation of {name} failed: {group.reason}", value=str(group.error))
-                pump.start(group.ordinals)
-    return [done[ordinal] for ordinal in range(num_prompts)]
+    groups = sample_all(context, pump, len(evaluation_set.prompts), what=f"evaluating {evaluation_set.name}")
+    return [group.summary for group in groups]
 
 
 def _accuracies(evaluation_set: EvaluationSet, groups: list[GroupSummary], label: str) -> dict[str, float]:

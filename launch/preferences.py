@@ -9,12 +9,12 @@ from typing import Any
 
 from actors.data_tasks import build_prompts, write_pairs
 from actors.pump import RolloutPump
-from actors.pump_records import LostGroups, PumpSettings
+from actors.pump_records import PumpSettings
 from actors.shards import GroupReference
 from launch.context import RunContext, StageContext, get
 from launch.evaluation import stage_modules
-from launch.progress import progress
-from rlsys.errors import ActorError, DataError
+from launch.sampling import sample_all
+from rlsys.errors import DataError
 from rlsys.recipe.stages import PreferencesStage
 from rlsys.rollouts.prompt_stream import PromptStream
 from rlsys.rollouts.summary_metrics import rollout_metrics
@@ -65,20 +65,5 @@ def _sample_all(
         tag="preferences",
     )
     pump = RolloutPump(context.crew.workers, context.crew.verifiers, pump_settings, prompts=stream.__getitem__)
-    done: dict[int, tuple[GroupSummary, GroupReference]] = {}
-    attempts_left = 3
-    pump.start(range(num_prompts))
-    with progress("sampling preferences", num_prompts, shown=context.recipe.tracking.console) as advance:
-        while pump.num_running:
-            context.reinforce()
-            for group in pump.poll(timeout_s=context.recipe.cluster.operation_timeout_s):
-                if not isinstance(group, LostGroups):
-                    done[group.summary.ordinal] = group.summary, group.reference
-                    advance(1)
-                    continue
-                attempts_left -= 1
-                if not attempts_left:
-                    raise ActorError(f"sampling preferences failed: {group.reason}", value=str(group.error))
-                pump.start(group.ordinals)
-    ordered = [done[ordinal] for ordinal in range(num_prompts)]
-    return [summary for summary, _ in ordered], [reference for _, reference in ordered]
+    groups = sample_all(context, pump, num_prompts, what="sampling preferences")
+    return [group.summary for group in groups], [group.reference for group in groups]

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 import tomli_w
 
-from actors.cluster import attach, link_logs, uses_gpus
+from actors.cluster import attach, link_logs, node_resources, uses_gpus
 from actors.crew import Crew, verifier_settings
 from actors.data_tasks import ModelFolder, prepare_model
 from actors.prometheus import PrometheusTracker
@@ -36,7 +36,7 @@ from rlsys.recipe.stages import (
     evaluation_of,
 )
 from rlsys.rollouts.sampling_engine_settings import EngineSettings
-from rlsys.scaling.placement import placement_plan
+from rlsys.scaling.placement import check_fits, placement_plan
 from rlsys.scaling.scale_request import forget_requests
 from rlsys.telemetry.console import ConsoleTracker
 from rlsys.telemetry.report import write_report
@@ -193,6 +193,7 @@ def running(recipe: Recipe, folder: Path, *, own_weights: bool = False) -> Itera
     trace = TraceFile(folder / "trace.json")
     try:
         plan = placement_plan(recipe, use_gpus=uses_gpus(recipe.cluster))
+        check_fits(plan.bundles, node_resources())  # before a model is fetched
         model = prepare(recipe, folder)
         engine = engine_settings(recipe, model, use_gpus=plan.use_gpus, own_weights=own_weights)
         crew = Crew(recipe, plan, engine=engine, tokenizer=model.folder)
@@ -225,7 +226,7 @@ def engine_settings(recipe: Recipe, model: ModelFolder, *, use_gpus: bool, own_w
     return EngineSettings(
         model=weights,
         end_token_ids=model.end_token_ids,
-        load_format="auto" if own_weights else "dummy",
+        load_format="safetensors" if own_weights else "dummy",
         weight_transfer=transfer,
         kv_on_update=recipe.rollout.kv_on_update,
         cpu_cores=recipe.rollout.cpu_cores,

@@ -20,6 +20,7 @@ from launch.rlvr_recovery import go_back, replace_frozen
 from launch.rlvr_run import RlvrRun
 from launch.rlvr_setup import bring_up, set_up
 from launch.rlvr_update import Update
+from rlsys.algorithms.shaping import is_informative
 from rlsys.errors import ActorError, RlsysError
 from rlsys.rollouts.ledger_records import Batch
 
@@ -48,7 +49,7 @@ def train(run: RlvrRun) -> None:
         else:
             train_on(run, batch)
     finish_checkpoints(run)
-    run.export_last_if_none_was_best()
+    run.finish_exports()
 
 
 def wait_for_groups(run: RlvrRun) -> None:
@@ -56,7 +57,7 @@ def wait_for_groups(run: RlvrRun) -> None:
     if fallen := run.context.crew.dead_groups():
         error = ActorError(f"ranks of {', '.join(fallen)} died while they had nothing to do")
         replace_frozen(run, error)
-    run.context.reinforce()
+    run.context.reinforce(run.pump)
     run.scale_if_asked()
     absorb(run, run.pump.poll(timeout_s=POLL_S))
 
@@ -97,14 +98,13 @@ def absorb(run: RlvrRun, arrived: Sequence[VerifiedGroup | LostGroups]) -> None:
         replace_frozen(run, died)
     for group in arrived:
         if isinstance(group, LostGroups):
-            for ordinal in group.ordinals:
-                run.ledger.failed(ordinal, group.reason)
             run.lost(group)
             continue
         summary = group.summary
+        run.judged(summary)
         if summary.num_masked == len(summary.lengths):
             run.ledger.masked(summary.ordinal, "every verdict failed")
-        elif run.settings.algorithm.filter_equal_groups and len(set(summary.rewards)) == 1:
+        elif run.settings.algorithm.filter_equal_groups and not is_informative(summary.rewards):
             run.ledger.filtered(summary.ordinal, "all rewards equal")
         elif run.ledger.finished(summary.ordinal, summary.oldest_version, summary.newest_version):
             run.buffer.put(summary, group.reference)

@@ -32,6 +32,7 @@ def save_checkpoint(run: "RlvrRun", step: int) -> None:
     """
     crew = run.context.crew
     run.committer.wait()
+    run.exports.forget_before(run.saved_best_step)
     transaction = run.stage.checkpoints.begin(step)
     try:
         pending = [crew.learner.save(str(transaction.folder / "policy"))]
@@ -55,6 +56,7 @@ def save_checkpoint(run: "RlvrRun", step: int) -> None:
         transaction.cancel()
         raise
     run.committer.submit(transaction, metadata=metadata)
+    run.saved_best_step = run.best_step
     if not run.settings.checkpoint.background:
         run.committer.wait()
 
@@ -68,6 +70,7 @@ def finish_checkpoints(run: "RlvrRun") -> None:
 
 def restore_checkpoint(run: "RlvrRun") -> None:
     """Goes on from the newest intact checkpoint of the stage; without one the stage starts at its beginning."""
+    run.exports.reopen()
     found = run.stage.checkpoints.recover()
     for problem in found.passed_over:
         print(f"passed over a damaged checkpoint: {problem}", flush=True)
@@ -90,8 +93,9 @@ def _restore(run: "RlvrRun", checkpoint: Checkpoint) -> None:
     run.stage.tracker.restore(metadata["tracker"])
     run.chain.rewind(metadata["chain"])
     run.chain_position = metadata["chain"]
-    if metadata["best"] is not None:
+    if metadata["best"] is not None and run.exports.holds(metadata["best"][1]):
         run.best_score, run.best_step = metadata["best"]
+        run.saved_best_step = run.best_step
     _restore_buffer(run, checkpoint.path / BUFFER, metadata["begun"])
     for answer in pending:
         answer.get()

@@ -1,11 +1,9 @@
 """The state of an RLVR stage, and what is done once a batch beside training on it."""
 
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,18 +19,28 @@ from launch.rlvr_update import shuffled_rewards
 from rlsys.algorithms.step_guard import StepGuard
 from rlsys.checkpoint.background import BackgroundCommitter
 from rlsys.checkpoint.chain_file import ChainFile
-from rlsys.errors import ActorError, RlsysError
+from rlsys.checkpoint.policy_exports import PolicyExports
+from rlsys.errors import ActorError, RlsysError, VerifierError
 from rlsys.recipe.stages import RlvrStage
 from rlsys.rollouts.experience_buffer import BufferedGroup, ExperienceBuffer
 from rlsys.rollouts.ledger import Ledger
 from rlsys.rollouts.ledger_records import Batch
 from rlsys.rollouts.prompt_stream import hash_integers
-from rlsys.rollouts.summary_metrics import failed_verdict_frac, rollout_metrics, staleness_metrics
+from rlsys.rollouts.summary_metrics import (
+    failed_verdict_frac,
+    rollout_metrics,
+    staleness_metrics,
+    verdict_metrics,
+)
 from rlsys.scaling.scale_request import ScaleRequests
+from rlsys.types import GroupSummary
 from rlsys.weights.publisher import PublicationReport
 
-MAX_LOSSES_IN_A_ROW = 10
-"""Chunks lost one after another, with none coming through, before the run gives up."""
+MAX_IN_A_ROW = 10
+"""Groups that come to nothing one after another, with none that can be trained on between them, before the run ends:
+given up by the ledger after `rlvr.max_attempts`, or without a verdict (then at least a batch of them).
+
+What a dead worker had under way, hundreds of groups, is no such sign: deaths are bounded by `cluster.max_restarts`."""
 
 
 @dataclass
@@ -48,6 +56,7 @@ class RlvrRun:
     guard: StepGuard
     chain: ChainFile
     committer: BackgroundCommitter
+    exports: PolicyExports
     canary_ids: list[int]
     development: list[EvaluationSet]
     beginning: dict[str, Any]
@@ -56,9 +65,16 @@ class RlvrRun:
     num_rollbacks: int = 0
     best_score: float = -math.inf
     best_step: int = 0
+    saved_best_step: int = 0
+    """As the newest checkpoint has it."""
     chain_position: int = 0
     step_started: float = 0.0
-    losses_in_a_row: int = 0
+    expired_in_a_row: int = 0
+    """Lost groups that the ledger gave up since one came through."""
+    masked_in_a_row: int = 0
+    """Groups without a verdict since one had some."""
+    judged_groups: list[GroupSummary] = field(default_factory=list)
+    """Since the last step."""
     lost_groups: Counter[str] = field(default_factory=Counter)
     """By reason, since the start of the process."""
     carried_seconds: dict[str, float] = field(default_factory=dict)
@@ -70,8 +86,9 @@ class RlvrRun:
         """Everything that a checkpoint holds is as before the first batch."""
         self.ledger, self.buffer = Ledger(self.ledger.settings), ExperienceBuffer()
         self.guard = StepGuard(self.settings.algorithm.safety.max_skipped_in_a_row)
-        self.best_score, self.best_step, self.chain_position = -math.inf, 0, 0
-        self.losses_in_a_row = 0
+        self.best_score, self.best_step, self.saved_best_step, self.chain_position = -math.inf, 0, 0, 0
+        self.expired_in_a_row = self.masked_in_a_row = 0
+        self.judged_groups = []
         self.carried_seconds, self.writes = {}, []
 
     def start_admitted(self) -> None:
@@ -117,6 +134,7 @@ class RlvrRun:
         summaries = [group.summary for group in groups]
         dropped = self.ledger.counters["over_age_dropped"]
         metrics = rollout_metrics(summaries) | staleness_metrics(summaries, batch.index, num_dropped=dropped) | update
+        metrics |= self._verdict_metrics()
         metrics["policy/canary_gap"] = publication.canary_gap
         metrics["perf/rollbacks"] = self.num_rollbacks
         metrics["perf/rollout_workers"] = len(self.context.crew.workers.serving)
@@ -127,14 +145,16 @@ class RlvrRun:
         metrics |= driver_metrics()
         metrics["perf/samples_per_s"] = sum(len(s.lengths) for s in summaries) / self._elapsed_s()
         metrics["perf/tokens_per_s"] = sum(sum(s.lengths) for s in summaries) / self._elapsed_s()
-        if failed_verdict_frac(summaries) > self.settings.verifiers.alarm_failed_frac:
-            print(
-                f"ALARM: {failed_verdict_frac(summaries):.1%} of the verdicts of batch {batch.index} timed out or "
-                "failed; they are masked from training",
-                flush=True,
-            )
-        self.losses_in_a_row = 0
         return metrics
+
+    def _verdict_metrics(self) -> dict[str, float]:
+        """Of every group that was judged since the last step: those of a batch are only the ones that could be."""
+        groups, self.judged_groups = self.judged_groups, []
+        failed = failed_verdict_frac(groups)
+        alarm = failed > self.settings.verifiers.alarm_failed_frac
+        if alarm:
+            print(f"ALARM: {failed:.1%} of the verdicts timed out or failed; they are masked from training", flush=True)
+        return verdict_metrics(groups) | {"verifier/alarm": float(alarm)}
 
     def evaluate_if_due(self, step: int) -> dict[str, float]:
         """Development accuracy every `evaluation.every` batches and at the end; exports a policy that is the best."""
@@ -149,27 +169,23 @@ class RlvrRun:
         score = sum(scores) / len(scores)
         if score > self.best_score:
             self.best_score, self.best_step = score, step
-            self.export()
+            self.export(step)
         return metrics
 
-    def export(self) -> None:
-        """Writes hf/ anew, in place of an earlier one only when it is whole."""
-        target, draft = self.stage.folder / "hf", self.stage.folder / "hf.draft"
+    def export(self, step: int) -> None:
+        """Keeps the policy as the best so far: `hf.step_<step>/`."""
+        learner = self.context.crew.learner
         with self.context.spans.span("export"):
-            _remove(draft)
-            self.context.crew.learner.export_hf(str(draft)).get()
-            old = self.stage.folder / "hf.old"
-            _remove(old)
-            if target.exists():
-                os.rename(target, old)
-            os.rename(draft, target)
-            _remove(old)
+            self.exports.add(step, lambda folder: learner.export_hf(str(folder)).get())
+            if not self.settings.checkpoint.every:  # nothing to go back to
+                self.exports.forget_before(step)
 
-    def export_last_if_none_was_best(self) -> None:
-        """Without development sets the last policy is the one exported."""
-        if not self.development:
+    def finish_exports(self) -> None:
+        """Makes the best policy `hf/`; the last one, where none was found better on development sets."""
+        if not self.best_step:
             self.best_step = self.settings.batches
-            self.export()
+            self.export(self.best_step)
+        self.exports.finish(self.best_step)
 
     def record_ends(self, groups: Sequence[BufferedGroup[GroupReference]], step: int) -> None:
         """Appends how ordinals ended to the chain file, and has the batch's rollouts written."""
@@ -188,18 +204,39 @@ class RlvrRun:
         return bool(every) and step % every == 0
 
     def lost(self, group: LostGroups) -> None:
-        """Counts a chunk whose worker or verifier failed.
+        """Has the ledger start groups again whose worker or verifier failed, and counts them.
 
         Raises:
             ActorError: nothing comes through any more.
         """
         self.lost_groups[group.reason] += len(group.ordinals)
-        self.losses_in_a_row += 1
-        if self.losses_in_a_row >= MAX_LOSSES_IN_A_ROW:
+        expired_before = self.ledger.counters["expired"]
+        for ordinal in group.ordinals:
+            self.ledger.failed(ordinal, group.reason)
+        self.expired_in_a_row += self.ledger.counters["expired"] - expired_before
+        if self.expired_in_a_row >= MAX_IN_A_ROW:
             raise ActorError(
-                f"{self.losses_in_a_row} chunks of prompts were lost in a row, the last one because {group.reason}",
+                f"{self.expired_in_a_row} prompts in a row came to nothing, each tried "
+                f"{self.settings.max_attempts} times, the last one because {group.reason}",
                 value=str(group.error),
                 fix="see the workers' logs",
+            )
+
+    def judged(self, group: GroupSummary) -> None:
+        """Counts the verdicts of a group that came through.
+
+        Raises:
+            VerifierError: the verifiers fail on everything.
+        """
+        self.judged_groups.append(group)
+        self.expired_in_a_row = 0
+        self.masked_in_a_row = self.masked_in_a_row + 1 if group.num_masked == len(group.lengths) else 0
+        if self.masked_in_a_row >= max(MAX_IN_A_ROW, self.settings.batch_groups):
+            failed = Counter(f"{v.verifier}: {v.outcome}" for sample in group.verdicts for v in sample if v.masked)
+            raise VerifierError(
+                f"{self.masked_in_a_row} prompts in a row have no sample that the verifiers could judge",
+                value=", ".join(failed),
+                fix="try them with `rlsys verify`; raise verifiers.wall_limit_s or memory_limit_mib, or mend it",
             )
 
     def flush_trace(self) -> None:
@@ -220,10 +257,3 @@ class RlvrRun:
         import time
 
         return max(time.perf_counter() - self.step_started, 1e-9)
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    if folder.exists():
-        shutil.rmtree(folder)

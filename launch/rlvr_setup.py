@@ -18,6 +18,7 @@ from rlsys.algorithms.step_guard import StepGuard
 from rlsys.checkpoint.background import BackgroundCommitter
 from rlsys.checkpoint.chain_file import ChainFile
 from rlsys.checkpoint.durable_file import write_durably
+from rlsys.checkpoint.policy_exports import PolicyExports
 from rlsys.recipe.stages import FROM_POLICY, RlvrStage
 from rlsys.rollouts.experience_buffer import ExperienceBuffer
 from rlsys.rollouts.ledger import Ledger
@@ -43,6 +44,7 @@ def set_up(context: RunContext, stage: StageContext) -> RlvrRun:
         pump=_pump(context, settings, stream),
         guard=StepGuard(settings.algorithm.safety.max_skipped_in_a_row),
         chain=ChainFile(stage.folder / "ends.jsonl"),
+        exports=PolicyExports(stage.folder),
         committer=BackgroundCommitter(stage.checkpoints, deadline_s=COMMIT_DEADLINE_S),
         canary_ids=context.model.canary_ids[: context.recipe.rollout.canary_tokens],
         development=load_sets(
@@ -101,6 +103,7 @@ def _pump(context: RunContext, settings: RlvrStage, stream: PromptStream) -> Rol
         seed=context.recipe.seed,
         groups_per_call=settings.groups_per_call,
         group_timeout_s=settings.group_timeout_s or context.recipe.cluster.operation_timeout_s,
+        overlong=_overlong(settings),
         fixed=context.recipe.deterministic,
     )
     crew = context.crew
@@ -111,6 +114,13 @@ def _pump(context: RunContext, settings: RlvrStage, stream: PromptStream) -> Rol
         prompts=stream.__getitem__,
         scoring=_scoring(context, settings),
     )
+
+
+def _overlong(settings: RlvrStage) -> dict[str, float] | None:
+    overlong = settings.algorithm.overlong
+    if not overlong.buffer_tokens:
+        return None
+    return {"max_tokens": settings.sampling.max_tokens, **overlong.model_dump()}
 
 
 def _scoring(context: RunContext, settings: RlvrStage) -> RewardScoring | None:

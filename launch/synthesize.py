@@ -128,7 +128,7 @@ async def _local_writer(settings: "WriterSettings", seed: int) -> "AsyncIterator
     ends = end_token_ids(load_tokenizer(settings.local_model))
     use_gpu = ray.cluster_resources().get("GPU", 0) >= 1
     options: Any = RolloutWorker.options(num_cpus=1, num_gpus=1 if use_gpu else 0)
-    worker = options.remote(EngineSettings(settings.local_model, ends, load_format="auto"))
+    worker = options.remote(EngineSettings(settings.local_model, ends, load_format="safetensors"))
     try:
         ray.get(worker.ready.remote(), timeout=cluster.start_timeout_s)
         sampling = SamplingSettings(max_tokens=settings.max_tokens, temperature=settings.temperature)

@@ -4,7 +4,6 @@ Where ZeRO-3 is on (an `HfDeepSpeedConfig` is alive), transformers builds the mo
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +21,7 @@ from transformers import (
 )
 
 from rlsys.errors import RecipeError, TrainingError
+from rlsys.models.model_folder import check_folder
 from rlsys.recipe.model import ModelSettings
 
 
@@ -81,27 +81,6 @@ class ScalarModel(nn.Module):
             input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=False
         )
         return self.model.score(outputs.last_hidden_state)[..., 0].float()  # pyright: ignore[reportCallIssue]
-
-
-def check_folder(folder: str | Path, trust_remote_code: bool) -> None:
-    """Refuse what cannot be loaded safely, before anything is.
-
-    Raises:
-        RecipeError: naming the folder, and what to do.
-    """
-    path = Path(folder)
-    if not (path / "config.json").is_file():
-        raise RecipeError("not a Hugging Face model folder", value=str(folder), fix="give a folder with config.json")
-    if not any(path.glob("*.safetensors")):
-        raise RecipeError(
-            "the model folder has no safetensors, and pickled weights are never loaded",
-            value=str(folder),
-            fix="convert the weights with save_pretrained",
-        )
-    if not trust_remote_code and "auto_map" in json.loads((path / "config.json").read_text()):
-        raise RecipeError(
-            "the model needs Python files of its own", value=str(folder), fix="read them, then set trust_remote_code"
-        )
 
 
 def _load_arguments(settings: ModelSettings, dtype: torch.dtype) -> dict[str, Any]:

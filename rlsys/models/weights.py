@@ -4,8 +4,9 @@ No rank ever holds more than one bucket of gathered weights. Adapters are merged
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlsys.checkpoint.durable_file import sync
+from rlsys.errors import CheckpointError
 from rlsys.models.engine import TrainEngine
 from rlsys.models.loading import ScalarModel, is_partitioned, whole
 from rlsys.models.lora import adapted_layer, adapter_parameters, is_adapter, merged
@@ -97,25 +100,37 @@ def export_hf(
         folder: made if need be.
         tokenizer: saved beside the weights with its chat template.
         max_shard_bytes: of one safetensors file, which is what rank 0 holds at a time.
+
+    Raises:
+        CheckpointError: it cannot be written, the disk is full, say. On every rank, after all gathers.
     """
     folder = Path(folder)
     shards = list(_buckets(weights_of(engine), max_shard_bytes))
     files = [f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors" for index in range(len(shards))]
     files = files if len(files) > 1 else ["model.safetensors"]
-    if engine.group.rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
+    problems: list[Exception] = []
+
+    def write(work: Callable[[], None]) -> None:
+        """On rank 0, unless something failed before: a rank that stops alone leaves the others in their gathers."""
+        if engine.group.rank == 0 and not problems:
+            try:
+                work()
+            except Exception as error:  # raised again below, by every rank
+                problems.append(error)
+
+    write(lambda: folder.mkdir(parents=True, exist_ok=True))
     for file, tensors in zip(files, weight_buckets(engine, max_shard_bytes), strict=True):
-        if engine.group.rank == 0:
-            on_cpu = {name: tensor.to("cpu").contiguous() for name, tensor in tensors}
-            save_file(on_cpu, folder / file, metadata={"format": "pt"})
-    if engine.group.rank == 0:
-        if len(shards) > 1:
-            weight_map = {weight.name: file for file, shard in zip(files, shards, strict=True) for weight in shard}
-            total = sum(weight.num_bytes for shard in shards for weight in shard)
-            index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-            (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
-        _save_configuration(hf_model(engine), folder, tokenizer)
-    engine.group.barrier()
+        write(partial(_save_shard, folder / file, tensors))
+    if len(shards) > 1:
+        write(partial(_save_index, folder, dict(zip(files, shards, strict=True))))
+    write(partial(_save_configuration, hf_model(engine), folder, tokenizer))
+    write(partial(_sync, folder))
+    if problem := engine.group.gather(str(problems[0]) if problems else "")[0]:
+        raise CheckpointError(
+            f"the model's folder cannot be written: {problem}",
+            value=str(folder),
+            fix="make room, or move the runs to another disk",
+        )
 
 
 def hf_model(engine: TrainEngine) -> PreTrainedModel:
@@ -126,6 +141,24 @@ def hf_model(engine: TrainEngine) -> PreTrainedModel:
     assert isinstance(module, TokenLogprobModel)
     assert isinstance(module.causal_lm, PreTrainedModel)
     return module.causal_lm
+
+
+def _save_shard(path: Path, tensors: Sequence[NamedTensor]) -> None:
+    on_cpu = {name: tensor.to("cpu").contiguous() for name, tensor in tensors}
+    save_file(on_cpu, path, metadata={"format": "pt"})
+
+
+def _save_index(folder: Path, shards: Mapping[str, Sequence[Weight]]) -> None:
+    weight_map = {weight.name: file for file, shard in shards.items() for weight in shard}
+    total = sum(weight.num_bytes for shard in shards.values() for weight in shard)
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _sync(folder: Path) -> None:
+    for file in folder.iterdir():
+        sync(file)
+    sync(folder)
 
 
 def _save_configuration(model: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rlsys.errors import RecipeError
+from rlsys.models.model_folder import check_folder
 from rlsys.recipe.rollout import RESERVED, KvOnUpdate, WeightTransfer
 
 
@@ -16,8 +17,8 @@ class EngineSettings:
     """A Hugging Face folder; with `load_format` dummy only its configuration is read."""
     end_token_ids: tuple[int, ...]
     """Sampling stops at any of them; the one that was sampled is the response's last token."""
-    load_format: Literal["auto", "dummy"] = "dummy"
-    """`dummy`: random weights, for an engine that gets its weights by publication before it samples."""
+    load_format: Literal["safetensors", "dummy"] = "dummy"
+    """`safetensors`: the folder's own. `dummy`: random, for an engine that samples only after a publication."""
     weight_transfer: WeightTransfer = "gloo"
     kv_on_update: KvOnUpdate = "keep"
     """What becomes of the keys and values of unfinished responses at an update: kept, or computed anew."""
@@ -76,6 +77,8 @@ def engine_arguments(settings: EngineSettings, *, on_cpu: bool) -> dict[str, Any
             value=True,
             fix="leave rollout.vllm.enable_chunked_prefill out",
         )
+    if not settings.awaits_weights:
+        check_folder(settings.model, settings.vllm.get("trust_remote_code", False))
     arguments: dict[str, Any] = {
         "max_num_seqs": 256,
         **(CPU_DEFAULTS if on_cpu else {}),

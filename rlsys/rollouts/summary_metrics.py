@@ -1,11 +1,11 @@
 """Metrics of a batch from its groups' summaries: what the driver can say without touching a token."""
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from rlsys.algorithms.shaping import is_informative
 from rlsys.types import GroupSummary, PolicyVersion
 
 
@@ -19,7 +19,7 @@ def rollout_metrics(groups: Sequence[GroupSummary]) -> dict[str, float]:
     kept = rewards[~np.isnan(rewards)]
     lengths = np.array([length for group in groups for length in group.lengths], np.float64)
     truncated = np.mean([reason == "length" for group in groups for reason in group.finish_reasons])
-    informative = [len({reward for reward in group.rewards if not math.isnan(reward)}) > 1 for group in groups]
+    informative = [is_informative(group.rewards) for group in groups]
     metrics = {
         "rollout/length/mean": float(lengths.mean()),
         "rollout/length/max": float(lengths.max()),

@@ -23,7 +23,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from rlsys.errors import RlsysError, WeightTransferError
-from rlsys.recipe.rollout import UpdateMode
+from rlsys.recipe.rollout import UpdateMode, WeightTransfer
 from rlsys.types import PolicyVersion
 from rlsys.weights.records import DigestName, Manifest, Receipt, Rendezvous, first_difference
 
@@ -86,6 +86,8 @@ class PublicationSettings:
     """How weights are published."""
 
     mode: UpdateMode = "in_flight"
+    transport: WeightTransfer = "gloo"
+    """What carries the bytes; the engines were built for it."""
     digest: DigestName = "fold64"
     cap_bytes: int = 256 << 20
     """The most bytes gathered at once, one tensor of more bytes excepted."""

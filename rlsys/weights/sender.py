@@ -94,7 +94,8 @@ class WeightSender:
             transfer: the number under which the receivers wait, not used before in this group.
 
         Raises:
-            WeightTransferError: a receiver was lost. What `buckets` raises passes through; receivers are told first.
+            WeightTransferError: a receiver was lost; `buckets` is iterated to its end all the same. What `buckets`
+                raises passes through. Receivers are told first.
         """
         if self._headers is None:
             for _ in buckets:
@@ -104,13 +105,16 @@ class WeightSender:
         started = time.perf_counter()
         digests: list[TensorDigest] = []
         sizes: list[int] = []
+        gathered = iter(buckets)
         try:
-            for bucket in buckets:
+            for bucket in gathered:
                 digests += [digest_tensor(name, tensor, kind=self.digest) for name, tensor in bucket]
                 sizes.append(self._send_bucket(bucket, transfer=transfer, index=len(sizes)))
         except BaseException as error:
             self._headers.put(transfer, len(sizes), {"error": first_line(error)})
             self.close()
+            for _ in gathered:  # collectives: the other ranks are in them, and the next transfer begins with the first
+                pass
             raise
         self._headers.put(transfer, len(sizes), None)
         self._headers.forget_before(transfer)

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -37,6 +38,7 @@ heartbeat_s = 1.0
 hang_timeout_s = 15.0
 [rollout]
 update_timeout_s = 20.0
+digest = "sha256"
 [rollout.vllm]
 max_model_len = 96
 max_num_seqs = 32
@@ -201,6 +203,23 @@ def hold_steps(worker: Any, *, first_ordinal: int, caps: Mapping[int, int]) -> N
         engine.step = held
 
     ray.get(worker.__ray_call__.remote(spoil, first_ordinal, caps), timeout=60)
+
+
+def fail_verdicts(verifier: Any, *, every: int) -> None:
+    """From now on one in so many verdicts of a verifier worker is a time-out."""
+
+    def spoil(self: Any, every: int) -> None:
+        pool = self._verifying._pool
+
+        def verify_many(requests: Any) -> list[Any]:
+            verdicts = type(pool).verify_many(pool, requests)
+            failed = [replace(verdict, outcome="timeout", score=0.0) for verdict in verdicts[::every]]
+            verdicts[::every] = failed
+            return verdicts
+
+        pool.verify_many = verify_many
+
+    ray.get(verifier.__ray_call__.remote(spoil, every), timeout=60)
 
 
 class Faults:

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
@@ -25,6 +26,7 @@ from fault_lab import (
     Faults,
     assert_same_weights,
     assert_whole,
+    fail_verdicts,
     fault_context,
     hold_steps,
     pid_of,
@@ -33,7 +35,7 @@ from fault_lab import (
     train,
 )
 
-from actors.groups import ModelGroup
+from actors.groups import ModelGroup, RankGroup
 from actors.learner import Learner
 from actors.publication import ray_publisher
 from actors.pump import RolloutPump
@@ -41,11 +43,12 @@ from actors.pump_records import LostGroups, PumpSettings
 from actors.reference_model import ReferenceModel
 from actors.shards import GroupReference, ShardReference
 from launch.context import RunContext
+from launch.rlvr_run import MAX_IN_A_ROW
 from launch.rlvr_setup import load_models, prompt_stream
 from rlsys.algorithms.schedule import learning_rate
 from rlsys.checkpoint.run_folder import LOCK
 from rlsys.checkpoint.saved_rollouts import load_rollouts
-from rlsys.errors import ActorError, PlacementError
+from rlsys.errors import ActorError, PlacementError, VerifierError
 from rlsys.recipe.rollout import SamplingSettings
 from rlsys.recipe.stages import CheckpointSettings, RlvrStage
 from rlsys.rollouts.experience_buffer import balance
@@ -155,6 +158,72 @@ def test_killed_ranks_change_no_bit_of_the_result(context: RunContext, undisturb
     assert_same_weights(undisturbed.folder, run.folder)
 
 
+def test_a_killed_workers_place_is_waited_for_where_bits_depend_on_it(
+    context: RunContext, undisturbed: SimpleNamespace, monkeypatch
+):
+    """A deterministic run: the successor gets the weights though another worker serves, and samples the same groups."""
+    faults, workers = Faults(), context.crew.workers
+    workers.wait_for_all()
+
+    def after(version: int) -> None:
+        if version == 2:
+            faults.signal("rollout worker before its groups", [pid_of(workers.serving[1].handle)])
+
+    faults.around(monkeypatch, RunContext, "publish", after=lambda n: after(n - 1))
+    run = train(context, "killed-place")
+    assert len(faults.injected) == 1
+    assert_whole(run)
+    assert run.rows[-1]["rollout/lost_groups"] == 4, "half of a batch"
+    assert run.rows[-1]["perf/rollbacks"] == 0
+    assert_same_weights(undisturbed.folder, run.folder)
+
+
+def test_a_rank_that_dies_while_its_group_starts_costs_one_restart_more(context: RunContext, monkeypatch):
+    faults, crew = Faults(), context.crew
+    before, submit = crew.restarts.counts["reference"], RankGroup.submit_each
+
+    def submit_each(group: RankGroup, method: str, arguments: Sequence[dict[str, Any]]) -> Any:
+        if method == "join" and not faults.injected:
+            faults.signal("reference while it starts", [pid_of(group.handles[0])])
+        return submit(group, method, arguments)
+
+    monkeypatch.setattr(RankGroup, "submit_each", submit_each)
+    assert crew.restart("reference")
+    assert len(faults.injected) == 1
+    assert crew.restarts.counts["reference"] == before + 2
+    assert crew.fallen() == []
+
+
+def test_prompts_that_come_to_nothing_again_and_again_end_the_run(context: RunContext):
+    for handle in context.crew.workers:
+        hold_steps(handle, first_ordinal=0, caps={0: 0})
+    told = r"16 prompts in a row came to nothing, each tried 2 times, the last one because timeout"
+    with pytest.raises(ActorError, match=told):
+        train(context, "hopeless", group_timeout_s=0.5, max_attempts=2, batch_groups=16)
+    for handle in context.crew.workers:
+        hold_steps(handle, first_ordinal=0, caps={})
+
+
+def test_verdicts_that_fail_are_counted_though_no_batch_holds_them(context: RunContext):
+    """One sample a prompt: a failed verdict masks its whole group, which leaves before any batch."""
+    (verifier,) = context.crew.verifiers
+    fail_verdicts(verifier, every=2)
+    run = train(context, "half-judged", batches=2)
+    for row in run.rows:
+        shares = {name: share for name, share in row.items() if name.endswith("/timeout_frac")}
+        assert max(shares.values()) > 0.2
+        assert row["verifier/alarm"] == 1
+    masked = [end for end in run.ends if end[1] == "masked"]
+    assert len(masked) >= 8 and run.summary["ledger"]["trained"] == 16
+    fail_verdicts(verifier, every=1)
+    told = r"8 prompts in a row .* judge; got '\w+: timeout'|1\d prompts in a row .* judge; got '\w+: timeout'"
+    with pytest.raises(VerifierError, match=told):
+        train(context, "not-judged", batches=2)
+    fail_verdicts(verifier, every=1 << 30)  # the first verdict of a call, and no other
+    run = train(context, "judged", batches=1)
+    assert run.rows[0]["verifier/alarm"] == 1
+
+
 def test_workers_are_replaced_while_training_goes_on(context: RunContext, monkeypatch):
     """Killed, stopped and broken workers, at publications, while sampling, while scoring: no group is lost."""
     faults, crew, built = Faults(), context.crew, {}
@@ -182,12 +251,15 @@ def test_workers_are_replaced_while_training_goes_on(context: RunContext, monkey
 
     # Publication 1 of the run is of version 0.
     faults.around(monkeypatch, RunContext, "publish", before=lambda n: before(n - 1), after=lambda n: after(n - 1))
-    run = train(context, "killed-workers", max_staleness=1, batches=12, checkpoint=CheckpointSettings(every=0))
+    run = train(
+        context, "killed-workers", max_staleness=1, batches=12, checkpoint=CheckpointSettings(every=0),
+        batch_groups=16, groups_per_call=1,
+    )  # fmt: skip
     assert len(faults.injected) == 5
     assert_whole(run)
     assert Counter(crew.restarts.counts) - before_all == {"rollout": 4, "verifier": 2}
     assert built[4] == built[5] == 1, "two batches were trained on while the killed worker's successor started"
-    assert run.rows[-1]["rollout/lost_groups"] > 0
+    assert run.rows[-1]["rollout/lost_groups"] >= MAX_IN_A_ROW, "each in a call of its own"
     assert run.rows[-1]["perf/rollbacks"] == 0
     assert max(row["staleness/max_steps"] for row in run.rows) <= 1
 

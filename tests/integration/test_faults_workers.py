@@ -261,6 +261,49 @@ def test_a_killed_workers_groups_are_lost_and_the_others_go_on():
     assert pump.num_running == 0
 
 
+def test_a_fixed_place_without_weights_is_told_of_and_one_that_stays_empty_is_an_error():
+    """Ordinal o goes to place o % 2, whoever else serves."""
+    workers, verifiers = roster("rollout", lambda slot: Sampler.remote(), size=2, join=True, limit=1), roster(
+        "verifier", lambda slot: Verifier.remote()
+    )  # fmt: skip
+    workers.serve(workers.built)
+    pump = make_pump(workers, verifiers, fixed=True)
+    workers.lost(workers.serving[1], "was taken away")
+    pump.start([4, 5])
+    assert not pump.needs_weights, "the successor is not built"
+    workers.wait_for_all()
+    assert pump.needs_weights
+    release(workers)
+    (done,) = poll_for(pump, 1)
+    assert isinstance(done, VerifiedGroup) and done.summary.ordinal == 4
+    workers.serve(workers.built)
+    (done,) = poll_for(pump, 1)
+    assert isinstance(done, VerifiedGroup) and done.summary.ordinal == 5 and not pump.needs_weights
+    workers.lost(workers.serving[1], "was taken away")
+    with pytest.raises(ActorError, match="rollout worker 1 is not replaced any more"):
+        pump.start([6, 7])
+
+
+def test_verdicts_that_are_still_on_their_way_from_another_node_are_asked_for_again(monkeypatch):
+    pump = make_pump(
+        roster("rollout", lambda slot: Sampler.remote()), roster("verifier", lambda slot: Verifier.remote())
+    )
+    release(pump._workers)
+    pump.start([3])
+    get, late = ray.get, []
+
+    def slow_get(refs: Any, *, timeout: float | None = None) -> Any:
+        if timeout == pump_module.TRANSFER_WAIT_S and len(late) < 2:
+            late.append(refs)
+            raise ray.exceptions.GetTimeoutError
+        return get(refs, timeout=timeout)
+
+    monkeypatch.setattr(pump_module.ray, "get", slow_get)
+    (done,) = poll_for(pump, 1)
+    assert isinstance(done, VerifiedGroup) and done.summary.ordinal == 3
+    assert len(late) == 2
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_rollouts_of_a_dead_or_hanging_verifier_are_verified_again_and_not_sampled_again(number: int):
     workers = roster("rollout", lambda slot: Sampler.remote())

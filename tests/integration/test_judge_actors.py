@@ -112,7 +112,7 @@ def model(tmp_path_factory) -> str:
 def test_texts_of_a_real_engine_depend_on_the_question_and_not_on_its_batch(model):
     tokenizer = AutoTokenizer.from_pretrained(model)
     engine = EngineSettings(
-        model, (tokenizer.eos_token_id,), load_format="auto", vllm={"max_model_len": 256, "max_num_seqs": 8}
+        model, (tokenizer.eos_token_id,), load_format="safetensors", vllm={"max_model_len": 256, "max_num_seqs": 8}
     )
     worker = RolloutWorker.options(num_cpus=1).remote(engine)
     ray.get(worker.ready.remote(), timeout=300)

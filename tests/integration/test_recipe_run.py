@@ -137,7 +137,7 @@ def test_the_exported_folder_is_what_vllm_samples_from(run_folder: Path):
 import json, sys, os
 from rlsys.rollouts.sampling_engine_settings import EngineSettings, engine_environment
 hf = sys.argv[1]
-settings = EngineSettings(model=hf, end_token_ids=(1,), load_format="auto", vllm={"max_model_len": 96})
+settings = EngineSettings(model=hf, end_token_ids=(1,), load_format="safetensors", vllm={"max_model_len": 96})
 os.environ.update(engine_environment(settings, on_cpu=True))
 from rlsys.rollouts.sampling_engine import SamplingEngine
 from rlsys.recipe.rollout import SamplingSettings

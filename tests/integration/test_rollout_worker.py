@@ -57,7 +57,7 @@ class TinyLearner:
         """Of the next transfer; `kill <pid>` kills that process when the first bucket was sent."""
         self.fault = fault
 
-    def open_weight_group(self, *, num_receivers: int, deadline_s: float):
+    def open_weight_group(self, *, num_receivers: int, deadline_s: float, **_: str):
         return self.sender.open(host="127.0.0.1", num_receivers=num_receivers, deadline_s=deadline_s)
 
     def join_weight_group(self) -> None:

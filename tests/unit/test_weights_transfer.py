@@ -121,11 +121,18 @@ def test_a_sender_that_never_comes_is_an_error_at_the_deadline(background):
 def test_a_receiver_that_stops_taking_part_is_an_error_at_the_deadline(background):
     sender, (receiver,) = connect(background, 1, SHORT_S)
     taking = background(receiver.receive, 1, most=1)
-    large = [[(f"t{i}", torch.zeros(1 << 20))] for i in range(8)]
+    gathered = []
+
+    def large():
+        for index in range(8):
+            gathered.append(index)
+            yield [(f"t{index}", torch.zeros(1 << 20))]
+
     started = time.monotonic()
     with pytest.raises(WeightTransferError, match="a peer was lost"):
-        sender.send(iter(large), transfer=1)
+        sender.send(large(), transfer=1)
     assert time.monotonic() - started < 5 * SHORT_S
+    assert gathered == list(range(8)), "the learner's other ranks gather to the end"
     assert set(taking.result()) == {"t0"}
 
 
