@@ -5,6 +5,7 @@ Run it as `make lock` after changing a dependency. The lists are installed with 
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -45,13 +46,27 @@ def closure(requirements: list[str]) -> set[str]:
 
 
 def lock_gpu(project: dict) -> None:
-    """Asks pip for the closure with the GPU engine; it reads the packages' metadata and installs nothing."""
-    roots = project["dependencies"] + project["optional-dependencies"]["gpu"]
+    """Asks pip for the closure with the GPU engine; it reads the packages' metadata and installs nothing.
+
+    Wheels that this machine's pip is configured to find beside the index are left out of it: a CPU build of torch has
+    none of the requirements on CUDA's libraries.
+    """
+    # vllm's bound on setuptools holds for Python 3.12 alone; the list is for both.
+    roots = [*project["dependencies"], *project["optional-dependencies"]["gpu"], "setuptools<81"]
+    environment = {name: value for name, value in os.environ.items() if name != "PIP_FIND_LINKS"}
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
-        subprocess.run([*command, "--report", report.name, *roots], check=True, timeout=3600)
+        subprocess.run(
+            [*command, "--report", report.name, *roots],
+            check=True,
+            timeout=3600,
+            env=environment | {"PIP_CONFIG_FILE": os.devnull},
+        )
         chosen = json.load(report)["install"]
-    write("gpu.txt", {entry["metadata"]["name"]: entry["metadata"]["version"] for entry in chosen})
+    versions = {canonicalize_name(entry["metadata"]["name"]): entry["metadata"]["version"] for entry in chosen}
+    if "+" in versions["torch"] or not any(name.startswith("nvidia-nccl") for name in versions):
+        sys.exit(f"torch {versions['torch']} is no CUDA build: point pip at an index that has one")
+    write("gpu.txt", versions)
 
 
 def write(file: str, versions: dict[str, str]) -> None:
