@@ -55,12 +55,17 @@ def link_logs(folder: Path) -> None:
 
 def uses_gpus(settings: ClusterSettings) -> bool:
     """Whether training runs on GPUs: as the recipe says, or where the cluster has any."""
-    has_gpus = ray.cluster_resources().get("GPU", 0.0) > 0
+    has_gpus = num_gpus() > 0
     if settings.device == "gpu" and not has_gpus:
         raise PlacementError(
             "cluster.device is gpu and the cluster has no GPU", fix="set cluster.device to cpu or auto"
         )
     return has_gpus if settings.device == "auto" else settings.device == "gpu"
+
+
+def num_gpus() -> float:
+    """Of the whole cluster."""
+    return ray.cluster_resources().get("GPU", 0.0)
 
 
 def node_resources() -> list[Mapping[str, float]]:

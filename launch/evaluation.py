@@ -16,8 +16,9 @@ from actors.pump import RolloutPump
 from actors.pump_records import PumpSettings
 from launch.context import RunContext, get
 from launch.sampling import sample_all
-from rlsys.recipe.data import DataSettings, SourceSettings, TemplatingSettings
+from rlsys.recipe.data import DataSettings, TemplatingSettings, parse_source
 from rlsys.recipe.evaluation import EvaluationSettings
+from rlsys.recipe.recipe import HUB
 from rlsys.recipe.rollout import SamplingSettings
 from rlsys.recipe.stages import verifiers_of
 from rlsys.rollouts.prompt_stream import prompt_at
@@ -47,8 +48,9 @@ def load_sets(
     """Reads and templates at most `limit` prompts of each file; every ground truth is checked by its verifier."""
     sets: list[EvaluationSet] = []
     for name, path in files.items():
+        source = parse_source(path if path.startswith(HUB) else str(context.resolve(path)))
         data = DataSettings(
-            source=(SourceSettings(path=str(context.resolve(path)), name=name),),
+            source=(source.model_copy(update={"name": name}),),
             wrong_rows="refuse",
             templating=TemplatingSettings(max_prompt_length=settings.max_prompt_length),
         )

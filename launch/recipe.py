@@ -10,7 +10,7 @@ from typing import Any
 import ray
 import tomli_w
 
-from actors.cluster import attach, link_logs, node_resources, uses_gpus
+from actors.cluster import attach, link_logs, node_resources, num_gpus, uses_gpus
 from actors.crew import Crew, verifier_settings
 from actors.data_tasks import ModelFolder, prepare_model
 from actors.prometheus import PrometheusTracker
@@ -25,6 +25,7 @@ from rlsys.checkpoint.run_folder import RunFolder, StageFolder
 from rlsys.errors import RecipeError
 from rlsys.recipe.data import DataSettings
 from rlsys.recipe.recipe import Recipe
+from rlsys.recipe.rollout import WeightTransfer
 from rlsys.recipe.stages import (
     AnyStage,
     CheckpointSettings,
@@ -36,13 +37,16 @@ from rlsys.recipe.stages import (
     evaluation_of,
 )
 from rlsys.rollouts.sampling_engine_settings import EngineSettings
-from rlsys.scaling.placement import check_fits, placement_plan
+from rlsys.scaling.placement import PlacementPlan, check_fits, placement_plan
 from rlsys.scaling.scale_request import forget_requests
 from rlsys.telemetry.console import ConsoleTracker
 from rlsys.telemetry.report import write_report
 from rlsys.telemetry.trace import TraceFile
 from rlsys.telemetry.tracker import JsonlTracker, MultiTracker, Tracker
 from rlsys.telemetry.wandb_tracker import WandbTracker
+
+BESIDE_LEARNER = {"gpu_memory_utilization": 0.4}
+"""Of an engine that shares its GPU with the learner: vLLM would take nine tenths of it."""
 
 
 def run_world(context: RunContext, stage: StageContext) -> dict[str, Any]:
@@ -192,10 +196,11 @@ def running(recipe: Recipe, folder: Path, *, own_weights: bool = False) -> Itera
     crew = None
     trace = TraceFile(folder / "trace.json")
     try:
-        plan = placement_plan(recipe, use_gpus=uses_gpus(recipe.cluster))
+        plan = placement_plan(recipe, use_gpus=uses_gpus(recipe.cluster), one_gpu=num_gpus() == 1)
+        transfer = weight_transfer(recipe, plan)
         check_fits(plan.bundles, node_resources())  # before a model is fetched
         model = prepare(recipe, folder)
-        engine = engine_settings(recipe, model, use_gpus=plan.use_gpus, own_weights=own_weights)
+        engine = engine_settings(recipe, model, plan, transfer, own_weights=own_weights)
         crew = Crew(recipe, plan, engine=engine, tokenizer=model.folder)
         crew.start()
         context = RunContext(recipe=recipe, folder=folder, crew=crew, model=model, trace=trace)
@@ -217,11 +222,26 @@ def prepare(recipe: Recipe, folder: Path) -> ModelFolder:
     return get(ref, timeout_s=recipe.cluster.start_timeout_s, what="preparing the model's folder")
 
 
-def engine_settings(recipe: Recipe, model: ModelFolder, *, use_gpus: bool, own_weights: bool) -> EngineSettings:
+def weight_transfer(recipe: Recipe, plan: PlacementPlan) -> WeightTransfer:
+    """What carries weights from the learner to the engines of this plan.
+
+    Raises:
+        RecipeError: the recipe names one that cannot.
+    """
+    fits: WeightTransfer = "gloo"
+    if plan.use_gpus:
+        fits = "ipc" if plan.shares_gpu else "nccl"
+    named = recipe.rollout.weight_transfer
+    if named not in ("auto", "gloo", fits):
+        where = "share one GPU" if plan.shares_gpu else "have GPUs of their own" if plan.use_gpus else "are on CPU"
+        raise RecipeError(f"learner and engines {where}", value=named, fix=f'set rollout.weight_transfer = "{fits}"')
+    return fits if named == "auto" else named
+
+
+def engine_settings(
+    recipe: Recipe, model: ModelFolder, plan: PlacementPlan, transfer: WeightTransfer, *, own_weights: bool
+) -> EngineSettings:
     """What every rollout worker builds."""
-    transfer = recipe.rollout.weight_transfer
-    if transfer == "auto":
-        transfer = "nccl" if use_gpus else "gloo"
     weights = model.settings.path if own_weights and model.settings.path else model.folder
     return EngineSettings(
         model=weights,
@@ -231,7 +251,7 @@ def engine_settings(recipe: Recipe, model: ModelFolder, *, use_gpus: bool, own_w
         kv_on_update=recipe.rollout.kv_on_update,
         cpu_cores=recipe.rollout.cpu_cores,
         seed=recipe.seed,
-        vllm=dict(recipe.rollout.vllm),
+        vllm={**(BESIDE_LEARNER if plan.shares_gpu else {}), **recipe.rollout.vllm},
     )
 
 

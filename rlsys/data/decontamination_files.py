@@ -6,9 +6,6 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
-
-from pydantic import ValidationError
 
 from rlsys.data.decontamination import decontaminate
 from rlsys.data.decontamination_report import DecontaminationReport, KeptRows
@@ -18,7 +15,7 @@ from rlsys.data.reader import source_records
 from rlsys.data.records import Record
 from rlsys.data.row import Origin, Row
 from rlsys.errors import DataError
-from rlsys.recipe.data import SourceSettings
+from rlsys.recipe.data import parse_source
 from rlsys.recipe.decontamination import Decontamination
 
 _PROMPT_KEYS = ("problem", "question", "Question", "instruction", "instruct_prompt", "prompt", "input", "query", "goal")
@@ -102,25 +99,6 @@ def _prompt_of(record: Record, refused: RowRefused) -> str:
             fix=f"name its prompt one of {', '.join(_PROMPT_KEYS)}",
         )
     return texts[0]
-
-
-def parse_source(name: str) -> SourceSettings:
-    """A source from one string; of a hub data set, subset, split and revision may follow a question mark.
-
-    Raises:
-        DataError: an option that a hub data set does not have.
-
-    >>> parse_source("hf:openai/gsm8k?subset=main&split=test").split
-    'test'
-    """
-    path, _, query = name.partition("?") if name.startswith("hf:") else (name, "", "")
-    options = dict(parse_qsl(query))
-    if options.keys() - {"subset", "split", "revision"}:
-        raise DataError("a hub data set takes subset, split and revision", value=name, fix="mend what follows the `?`")
-    try:
-        return SourceSettings.model_validate({"path": path, **options})
-    except ValidationError as error:
-        raise DataError(f"not a data set: {error.errors()[0]['msg']}", value=name) from error
 
 
 def decontaminate_sources(

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from rlsys.data.decontamination import decontaminate_mixed
-from rlsys.data.decontamination_files import InstanceSource, parse_source, user_turns
+from rlsys.data.decontamination_files import InstanceSource, user_turns
 from rlsys.data.decontamination_report import DecontaminationReport, KeptRows, require_clean
 from rlsys.data.reader import source_files
 from rlsys.data.row import Row
 from rlsys.data.spool import file_sha256
+from rlsys.recipe.data import parse_source
 from rlsys.recipe.decontamination import Decontamination
 
 

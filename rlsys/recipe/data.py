@@ -2,9 +2,11 @@
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import parse_qsl
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from rlsys.errors import DataError
 from rlsys.recipe.section import Section
 
 Names = Annotated[tuple[str, ...], Field(strict=False)]
@@ -90,6 +92,25 @@ class SourceSettings(Section):
         if self.path.startswith("hf:"):
             return self.path.removeprefix("hf:")
         return Path(self.path).name.removesuffix(".gz").rsplit(".", 1)[0]
+
+
+def parse_source(name: str) -> SourceSettings:
+    """A source from one string; of a hub data set, subset, split and revision may follow a question mark.
+
+    Raises:
+        DataError: an option that a hub data set does not have.
+
+    >>> parse_source("hf:openai/gsm8k?subset=main&split=test").split
+    'test'
+    """
+    path, _, query = name.partition("?") if name.startswith("hf:") else (name, "", "")
+    options = dict(parse_qsl(query))
+    if options.keys() - {"subset", "split", "revision"}:
+        raise DataError("a hub data set takes subset, split and revision", value=name, fix="mend what follows the `?`")
+    try:
+        return SourceSettings.model_validate({"path": path, **options})
+    except ValidationError as error:
+        raise DataError(f"not a data set: {error.errors()[0]['msg']}", value=name) from error
 
 
 class TemplatingSettings(Section):

@@ -62,6 +62,11 @@ class Recipe(Section):
     def faults(self) -> list[str]:
         """What is wrong across sections, each with its fix; empty when the recipe can run."""
         found: list[str] = []
+        if self.cluster.device == "cpu" and self.rollout.weight_transfer in ("nccl", "ipc"):
+            found.append(
+                f"rollout.weight_transfer is {self.rollout.weight_transfer}, which is between GPUs, and cluster.device "
+                'is cpu; set weight_transfer = "auto"'
+            )
         before: dict[str, str] = {}
         for stage in self.stage:
             if stage.label in before:

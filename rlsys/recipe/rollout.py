@@ -62,7 +62,7 @@ class RolloutSettings(Section):
     kv_on_update: KvOnUpdate = "keep"
     """Keys and values of unfinished responses at an update: those of the old weights are kept, or computed anew."""
     weight_transfer: WeightTransfer | Literal["auto"] = "auto"
-    """`nccl` between GPUs, `ipc` where learner and engine share one GPU, `gloo` on CPU; `auto` chooses."""
+    """`nccl` between GPUs, `ipc` where learner and engine share a cluster's only GPU, `gloo` on CPU; `auto` chooses."""
     bucket_mib: PositiveInt = 256
     """The most weights gathered from the learner's ranks at once; a single larger tensor excepted."""
     digest: Literal["fold64", "sha256"] = "fold64"

@@ -48,6 +48,8 @@ class PlacementPlan:
     rollout: tuple[Bundle, ...]
     verifier: tuple[Bundle, ...]
     use_gpus: bool
+    shares_gpu: bool = False
+    """Whether the learner and the engine have the cluster's only GPU together."""
 
     @property
     def bundles(self) -> tuple[Bundle, ...]:
@@ -78,11 +80,19 @@ def actors_needed(recipe: Recipe) -> set[str]:
     return needed
 
 
-def placement_plan(recipe: Recipe, *, use_gpus: bool) -> PlacementPlan:
-    """The bundles of a recipe. Groups that share the learner's GPUs are in its bundles, rank by rank."""
+def placement_plan(recipe: Recipe, *, use_gpus: bool, one_gpu: bool = False) -> PlacementPlan:
+    """The bundles of a recipe. Groups that share the learner's GPUs are in its bundles, rank by rank.
+
+    Args:
+        recipe: counts, and who shares.
+        use_gpus: whether the actors need any.
+        one_gpu: whether the cluster has just one: a recipe of one learner rank and one engine then has both on it.
+    """
     cluster = recipe.cluster
     needed = actors_needed(recipe)
     ranks = cluster.ranks
+    shares_gpu = use_gpus and one_gpu and _fits_one_gpu(recipe, needed)
+    share = 0.5 if shares_gpu else 1.0
     shared = [kind for kind in ranks if "learner" in needed and kind in cluster.colocate]
     training: list[Bundle] = []
     for kind in ranks:
@@ -92,13 +102,21 @@ def placement_plan(recipe: Recipe, *, use_gpus: bool) -> PlacementPlan:
             guests = [guest for guest in shared if guest in needed and rank < ranks[guest]] if kind == "learner" else []
             kinds = (kind, *guests)
             cpus = OVERSUBSCRIBED_CPUS if cluster.oversubscribe_cpus else cluster.cpus_per_rank
-            training.append(Bundle(f"{kind}[{rank}]", kinds, cpus * len(kinds), float(use_gpus)))
+            training.append(Bundle(f"{kind}[{rank}]", kinds, cpus * len(kinds), share * use_gpus))
     return PlacementPlan(
         training=tuple(training),
-        rollout=_workers(recipe, "rollout", needed, float(recipe.rollout.tensor_parallel_size) if use_gpus else 0.0),
+        rollout=_workers(recipe, "rollout", needed, share * recipe.rollout.tensor_parallel_size * use_gpus),
         verifier=_workers(recipe, "verifier", needed, 0.0),
         use_gpus=use_gpus,
+        shares_gpu=shares_gpu,
     )
+
+
+def _fits_one_gpu(recipe: Recipe, needed: set[str]) -> bool:
+    cluster = recipe.cluster
+    alone = {"learner", "rollout", "verifier", *cluster.colocate}
+    sizes = (cluster.learner_ranks, cluster.rollout_workers, recipe.rollout.tensor_parallel_size)
+    return {"learner", "rollout"} <= needed <= alone and sizes == (1, 1, 1)
 
 
 def _workers(recipe: Recipe, kind: str, needed: set[str], gpus: float) -> tuple[Bundle, ...]:

@@ -216,12 +216,11 @@ def test_verdicts_that_fail_are_counted_though_no_batch_holds_them(context: RunC
     masked = [end for end in run.ends if end[1] == "masked"]
     assert len(masked) >= 8 and run.summary["ledger"]["trained"] == 16
     fail_verdicts(verifier, every=1)
-    told = r"8 prompts in a row .* judge; got '\w+: timeout'|1\d prompts in a row .* judge; got '\w+: timeout'"
-    with pytest.raises(VerifierError, match=told):
+    with pytest.raises(VerifierError, match=r"10 prompts in a row .* could judge; got '\w+: timeout'"):
         train(context, "not-judged", batches=2)
-    fail_verdicts(verifier, every=1 << 30)  # the first verdict of a call, and no other
+    fail_verdicts(verifier, every=0)
     run = train(context, "judged", batches=1)
-    assert run.rows[0]["verifier/alarm"] == 1
+    assert run.rows[0]["verifier/alarm"] == 0
 
 
 def test_workers_are_replaced_while_training_goes_on(context: RunContext, monkeypatch):

@@ -79,6 +79,18 @@ def test_rewards_of_a_group(verifying: Verifying, tokenizer: PreTrainedTokenizer
     assert summary.verdicts[0][0].outcome == "correct" and summary.verdicts[0][0].detail == {}
 
 
+def test_long_responses_lose_reward_before_the_limit(verifying: Verifying, tokenizer: PreTrainedTokenizerFast):
+    """DAPO's eq. 13 with L_max = n + 2 and a buffer of 4: n tokens are half the buffer over, n - 2 are not."""
+    long = rollout(tokenizer, r"So it must be \boxed{4}", 0)
+    n = len(long.response_ids)
+    group = [long, rollout(tokenizer, r"\boxed{4}", 1)]
+    assert len(group[1].response_ids) <= n - 2
+    overlong = {"max_tokens": n + 2, "buffer_tokens": 4, "penalty": 2.0}
+    [summary], [experiences] = verifying.verify([prompt(Check("math", "4"))], [group], overlong=overlong)
+    assert [experience.reward for experience in experiences] == [9.0, 10.0]
+    assert summary.rewards == (9.0, 10.0)
+
+
 def test_the_end_token_and_special_tokens_are_no_text(verifying: Verifying, tokenizer: PreTrainedTokenizerFast):
     one = rollout(tokenizer, "a  b .", 0)
     assert verifying.response_text(one) == "a  b ."

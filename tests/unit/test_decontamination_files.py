@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from launch import decontaminate as command
-from rlsys.data.decontamination_files import InstanceSource, parse_source
+from rlsys.data.decontamination_files import InstanceSource
 from rlsys.data.reader import read_rows
 from rlsys.errors import DataError
+from rlsys.recipe.data import parse_source
 
 QUESTION = "A train leaves the station at noon with ninety passengers on board and two more at the next stop."
 OTHER = "How many apples are left if Tom eats three of the twelve that he bought this morning at the market?"

@@ -3,7 +3,8 @@
 import pytest
 
 from launch.dry_run import describe
-from rlsys.errors import PlacementError
+from launch.recipe import weight_transfer
+from rlsys.errors import PlacementError, RecipeError
 from rlsys.recipe.load import load_recipe
 from rlsys.scaling.placement import Bundle, check_fits, placement_plan
 
@@ -16,6 +17,32 @@ def test_the_8b_recipe_fits_seven_learners_and_one_engine():
     assert plan.bundle_index("reference", 6) == 6
     assert sum(bundle.gpus for bundle in plan.bundles) == 8
     check_fits(plan.bundles, [{"CPU": 64.0, "GPU": 8.0}])
+
+
+def test_one_gpu_holds_the_learner_and_an_engine_which_get_weights_by_ipc():
+    recipe = load_recipe("configs/quickstart.toml", ['cluster.device="gpu"'])
+    plan = placement_plan(recipe, use_gpus=True, one_gpu=True)
+    assert [(bundle.name, bundle.gpus) for bundle in plan.bundles] == [
+        ("learner[0]", 0.5), ("rollout[0]", 0.5), ("verifier[0]", 0.0)
+    ]  # fmt: skip
+    assert plan.gpus_per_actor("value") == pytest.approx(0.5 / 3)
+    check_fits(plan.bundles, [{"CPU": 2.0, "GPU": 1.0}])
+    assert weight_transfer(recipe, plan) == "ipc"
+    apart = placement_plan(recipe, use_gpus=True)
+    assert (sum(bundle.gpus for bundle in apart.bundles), weight_transfer(recipe, apart)) == (2.0, "nccl")
+    assert weight_transfer(recipe, placement_plan(recipe, use_gpus=False)) == "gloo"
+    for names in ("cluster.rollout_workers=2", "cluster.learner_ranks=2", 'cluster.colocate=["reference"]'):
+        other = load_recipe("configs/quickstart.toml", ['cluster.device="gpu"', names])
+        assert not placement_plan(other, use_gpus=True, one_gpu=True).shares_gpu
+
+
+@pytest.mark.parametrize(("named", "one_gpu", "told"), [("ipc", False, "GPUs of their own"), ("nccl", True, "one GPU")])
+def test_a_transfer_that_the_placement_cannot_have_is_refused(named: str, one_gpu: bool, told: str):
+    recipe = load_recipe("configs/quickstart.toml", ['cluster.device="gpu"', f'rollout.weight_transfer="{named}"'])
+    with pytest.raises(RecipeError, match=f"learner and engines .*{told}.*{named}"):
+        weight_transfer(recipe, placement_plan(recipe, use_gpus=True, one_gpu=one_gpu))
+    with pytest.raises(RecipeError, match=r"which is between GPUs, and cluster.device is cpu"):
+        load_recipe("configs/quickstart.toml", ['cluster.device="cpu"', f'rollout.weight_transfer="{named}"'])
 
 
 def test_groups_that_do_not_share_get_bundles_of_their_own():

@@ -259,7 +259,9 @@ def test_tulu_3_8b_rlvr_values():
     assert (stage.sampling.max_tokens, stage.sampling.temperature, stage.sampling.top_p) == (2048, 1.0, 1.0)
     assert stage.prompts.templating.max_prompt_length == 2048
     assert (stage.verifiers.reward_scale, stage.verifiers.no_end_token_reward) == (10.0, -10.0)
-    assert stage.max_staleness == 1
+    assert (stage.max_staleness, recipe.rollout.update) == (1, "drain")
+    assert learner.schedule.kind == "linear"
+    assert stage.evaluation.every and stage.evaluation.development.keys() == {"gsm8k", "ifeval"}
 
 
 def imported(statements: str) -> list[str]:
