@@ -95,6 +95,11 @@ class Crew:
                 self._started[kind] = self._pool.submit(start[kind])
 
     @property
+    def use_gpus(self) -> bool:
+        """Whether the run's models are on GPUs."""
+        return self._plan.use_gpus
+
+    @property
     def learner(self) -> Learner:
         """The policy's ranks."""
         return self._wait("learner")

@@ -231,18 +231,6 @@ class ModelGroup:
         """Write a Hugging Face folder."""
         return self.ranks.submit("export_hf", folder=folder).map(of_rank_0)
 
-    def offload(self) -> Pending[None]:
-        """Move weights and optimizer to CPU memory."""
-        return self.ranks.submit("offload").map(of_rank_0)
-
-    def reload(self) -> Pending[None]:
-        """Undo `offload`."""
-        return self.ranks.submit("reload").map(of_rank_0)
-
-    def peak_memory_bytes(self) -> Pending[int]:
-        """The most that a rank has used."""
-        return self.ranks.submit("peak_memory_bytes").map(max)
-
     def shutdown(self) -> None:
         """End the ranks at once."""
         self.ranks.shutdown()

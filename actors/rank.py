@@ -59,7 +59,7 @@ class Rank:
 
     def load(self, *, model: ModelSettings, learner: LearnerSettings) -> dict[str, Any]:
         """Load a model in place of the one before; returns `{"num_parameters": …}`."""
-        from rlsys.models.build import build_engine, close_engine, num_parameters
+        from rlsys.models.build import build_engine, close_engine
 
         assert self._group is not None, "join() comes first"
         if self._engine is not None:
@@ -69,7 +69,7 @@ class Rank:
             self.kind, model=model, learner=learner, group=self._group, trainable=self.trainable
         )
         self._model = model
-        return {"num_parameters": num_parameters(self._engine)}
+        return {"num_parameters": self._engine.num_parameters}
 
     def begin_stage(self, *, learner: LearnerSettings) -> None:
         """Keep the weights, forget the optimizer's moments, and take the optimizer and batching settings of a stage."""
@@ -94,20 +94,6 @@ class Rank:
 
         assert self._model is not None
         export_hf(self.engine, folder, tokenizer_of(self._model))
-
-    def offload(self) -> None:
-        """Move weights and optimizer to CPU memory, so that another model can use the GPU."""
-        self.engine.offload()
-
-    def reload(self) -> None:
-        """Undo `offload`."""
-        self.engine.reload()
-
-    def peak_memory_bytes(self) -> int:
-        """Most GPU memory (resident memory, on CPU) that this rank has used so far."""
-        from rlsys.models.memory import peak_memory_bytes
-
-        return peak_memory_bytes(self.group.device)
 
     @property
     def engine(self) -> "TrainEngine":

@@ -197,7 +197,7 @@ class RunContext:
                 cap_bytes=rollout.bucket_mib << 20,
                 deadline_s=rollout.update_timeout_s,
                 drain_deadline_s=rollout.drain_timeout_s,
-                canary_tolerance=rollout.canary_tolerance,
+                canary_tolerance=self.recipe.canary_tolerance(use_gpus=self.crew.use_gpus),
             )
             self._publisher = RosterPublisher(
                 self.crew.learner.ranks.handles,

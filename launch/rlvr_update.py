@@ -161,7 +161,7 @@ class Update:
         self._seconds["time/update_s"] = time.perf_counter() - self._started
         run.context.spans.add("optimize", self._optimizing_since, time.time())
         run.context.spans.add("update", self._began, time.time())  # scoring included: all that a batch is trained by
-        for name, prefix in (("train_policy", ""), ("train_value", "value_")):
+        for name, prefix in (("train_value", "value_"), ("train_policy", "")):
             reports = self._answers.get(name) or ()
             for report in reports:
                 run.guard.record(report.fault)

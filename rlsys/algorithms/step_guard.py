@@ -1,31 +1,11 @@
-"""Which steps must not reach the weights, and when to stop. Needs no torch."""
+"""Counts the steps that must not reach the weights, and says when to stop. Needs no torch."""
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
 
 from rlsys.errors import TrainingError
 
 LOSS, GRADIENT, ADVANTAGE = "loss_not_finite", "gradient_not_finite", "advantage_not_finite"
-EMPTY_RESPONSE, ALL_MASKED = "empty_response", "all_masked"
-
-
-def batch_fault(response_lengths: Sequence[int], masked: Sequence[bool]) -> str | None:
-    """Why a rollout batch cannot be trained on: a response without tokens, or nothing but failed verdicts."""
-    if all(masked):
-        return ALL_MASKED
-    return EMPTY_RESPONSE if min(response_lengths) == 0 else None
-
-
-def update_fault(
-    *, losses: Iterable[float] = (), grad_norm: float = 0.0, advantages: Iterable[float] = ()
-) -> str | None:
-    """Why an update must not be applied: NaN or infinity in an advantage, the loss or the gradient's norm."""
-    if not all(map(math.isfinite, advantages)):
-        return ADVANTAGE
-    if not all(map(math.isfinite, losses)):
-        return LOSS
-    return None if math.isfinite(grad_norm) else GRADIENT
+ALL_MASKED = "all_masked"
 
 
 class StepGuard:

@@ -1,6 +1,5 @@
 """From settings to a `TrainEngine` on this rank."""
 
-import math
 from typing import Literal
 
 import torch
@@ -76,10 +75,3 @@ def close_engine(engine: TrainEngine) -> None:
         engine.engine.destroy()
     engine.sequence.close()
     engine.group.barrier()
-
-
-def num_parameters(engine: TrainEngine) -> int:
-    """Parameters of the whole model, tied ones once."""
-    from rlsys.models.weights import weights_of
-
-    return sum(math.prod(weight.shape) for weight in weights_of(engine))

@@ -5,8 +5,10 @@ work. A rank with fewer micro-batches runs dummies, because each pass gathers an
 """
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +19,8 @@ from rlsys.algorithms.metric_sums import MetricSums, finish_sums
 from rlsys.algorithms.step_guard import ADVANTAGE, ALL_MASKED, GRADIENT, LOSS
 from rlsys.data.packing import MicroBatch, Row, Unit, dummy_micro_batch, micro_batches
 from rlsys.errors import TrainingError
+from rlsys.models.hardware import model_flop_utilisation, peak_flops, peak_memory_bytes
+from rlsys.models.loading import whole_size
 from rlsys.models.process_group import ProcessGroup
 from rlsys.models.sequence_parallel import SequenceParallel
 from rlsys.models.token_logprobs import TokenLogprobModel
@@ -125,6 +129,7 @@ class TrainEngine:
             denominators: this rank's counts; the objective sees their sums over the ranks.
             temperature: of a policy's logits.
         """
+        started = time.perf_counter()
         batches = micro_batches(
             self.sequence.share(units)[0],
             tokens_per_micro_batch=self.settings.tokens_per_micro_batch * self.sequence.size,
@@ -132,16 +137,32 @@ class TrainEngine:
             packing=self.settings.packing,
         )
         finite = all(np.isfinite(values).all() for batch in batches for values in batch.fields.values())
-        everyone = self.group.gather((len(batches), finite, dict(denominators)))
-        totals = {name: sum(counts[name] for _, _, counts in everyone) for name in denominators}
-        if not all(is_finite for _, is_finite, _ in everyone):
+        num_tokens = sum(batch.input_ids.size for batch in batches)
+        everyone = self.group.gather((len(batches), finite, dict(denominators), num_tokens))
+        totals = {name: sum(counts[name] for _, _, counts, _ in everyone) for name in denominators}
+        if not all(is_finite for _, is_finite, _, _ in everyone):
             return StepReport({"optim/skipped": 1.0}, ADVANTAGE)
         if not any(totals.values()):
             return StepReport({"optim/skipped": 1.0}, ALL_MASKED)
-        num_batches = max(count for count, _, _ in everyone)
+        num_batches = max(count for count, _, _, _ in everyone)
         batches += [dummy_micro_batch(("mask",))] * (num_batches - len(batches))
         sums, loss_is_finite = self._accumulate(batches, objective, totals, temperature)
-        return self._apply(sums, loss_is_finite, lr)
+        report = self._apply(sums, loss_is_finite, lr)
+        peak = peak_flops(self.group.device)
+        if peak is not None and report.fault is None:
+            num_tokens = sum(tokens for _, _, _, tokens in everyone[:: self.sequence.size])
+            report.metrics["perf/mfu"] = model_flop_utilisation(
+                self.num_parameters,
+                num_tokens,
+                seconds=time.perf_counter() - started,
+                peak=peak * self.group.world_size,
+            )
+        return report
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """Of the whole model, tied ones once."""
+        return sum(whole_size(parameter) for parameter in self.module.parameters())
 
     def begin_stage(self, settings: LearnerSettings) -> None:
         """Take another stage's settings: the weights stay, Adam's moments are forgotten.
@@ -171,14 +192,6 @@ class TrainEngine:
         for state in optimizer.optimizer.state.values():
             for value in state.values():
                 value.zero_()
-
-    def offload(self) -> None:
-        """Move weights and optimizer to CPU memory."""
-        self.engine.offload_states()
-
-    def reload(self) -> None:
-        """Undo `offload`."""
-        self.engine.reload_states()
 
     def _accumulate(
         self, batches: Sequence[MicroBatch], objective: Objective, totals: Denominators, temperature: float
@@ -210,13 +223,15 @@ class TrainEngine:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         self.engine.step()
-        everyone = self.group.gather((loss_is_finite, {key: float(value) for key, value in sums.items()}))
+        memory = peak_memory_bytes(self.group.device)
+        everyone = self.group.gather((loss_is_finite, {key: float(value) for key, value in sums.items()}, memory))
         if not self.engine.was_step_applied():
-            fault = GRADIENT if all(is_finite for is_finite, _ in everyone) else LOSS
+            fault = GRADIENT if all(is_finite for is_finite, _, _ in everyone) else LOSS
             return StepReport({"optim/skipped": 1.0}, fault)
-        parts = [part for _, part in everyone[:: self.sequence.size]]  # ranks that share have the same sums
+        parts = [part for _, part, _ in everyone[:: self.sequence.size]]  # ranks that share have the same sums
         keys = {key for part in parts for key in part}
         metrics = finish_sums({key: sum(part.get(key, 0.0) for part in parts) for key in keys})
+        metrics["perf/peak_mem_gib"] = max(memory for _, _, memory in everyone) / 2**30
         norm = float(self.engine.get_global_grad_norm())
         return StepReport(metrics | {"optim/skipped": 0.0, "optim/lr": lr, "optim/grad_norm": norm})
 

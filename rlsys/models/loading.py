@@ -156,3 +156,8 @@ def whole(parameters: Sequence[Tensor], *, modifier_rank: int | None = None) -> 
 def is_partitioned(parameter: Tensor) -> bool:
     """Whether ZeRO-3 has taken the parameter over."""
     return hasattr(parameter, "ds_id")
+
+
+def whole_size(parameter: nn.Parameter) -> int:
+    """Elements of a weight, however it is partitioned."""
+    return parameter.ds_numel if is_partitioned(parameter) else parameter.numel()  # pyright: ignore

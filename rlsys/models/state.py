@@ -11,7 +11,7 @@ import torch
 
 from rlsys.errors import CheckpointError
 from rlsys.models.engine import TrainEngine
-from rlsys.models.weights import whole_size
+from rlsys.models.loading import whole_size
 
 _TAG = "deepspeed"
 BYTES_A_WEIGHT = 12

@@ -18,16 +18,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlsys.checkpoint.durable_file import sync
 from rlsys.errors import CheckpointError
 from rlsys.models.engine import TrainEngine
-from rlsys.models.loading import ScalarModel, is_partitioned, whole
+from rlsys.models.loading import ScalarModel, is_partitioned, whole, whole_size
 from rlsys.models.lora import adapted_layer, adapter_parameters, is_adapter, merged
 from rlsys.models.token_logprobs import TokenLogprobModel
 
 NamedTensor = tuple[str, Tensor]
-
-
-def whole_size(parameter: nn.Parameter) -> int:
-    """Elements of a weight, however it is partitioned."""
-    return parameter.ds_numel if is_partitioned(parameter) else parameter.numel()  # pyright: ignore
 
 
 @dataclass(frozen=True, slots=True)

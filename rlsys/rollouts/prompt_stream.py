@@ -16,8 +16,6 @@ import numpy as np
 from rlsys.types import Check, Message, Prompt
 
 FEISTEL_ROUNDS = 12
-MIXTURE_BLOCK = 4096
-"""Ordinals over which a mixture's fractions are exact, so that a fraction is right to 1/8192."""
 
 _MASK_64 = (1 << 64) - 1
 
@@ -116,61 +114,6 @@ class PromptStream:
 
     def __getitem__(self, ordinal: int) -> Prompt:
         return prompt_at(ordinal, self.prompts[self.locate(ordinal)[1]])
-
-
-class PromptMixture:
-    """Several sets of prompts by weight: each is a `PromptStream`, and each block of `MIXTURE_BLOCK` ordinals holds
-    each source's exact share in an order of the block's own.
-
-    Args:
-        sources: none of them empty.
-        weights: one each, not negative, not all 0; a source with any weight gets at least one place in a block.
-        seed: of 64 bits, signed.
-    """
-
-    def __init__(self, sources: Sequence[Prompts], weights: Sequence[float], seed: int) -> None:
-        if len(sources) != len(weights) or not all(0 <= w < float("inf") for w in weights) or not sum(weights) > 0:
-            raise ValueError(
-                f"a mixture needs one weight a source, not negative and not all 0; got {list(weights)} "
-                f"for {len(sources)} sources; give one positive number each"
-            )
-        self.seed = seed
-        self._streams = [PromptStream(p, hash_integers(seed, i, bits=63)) for i, p in enumerate(sources)]
-        self._places = apportion(weights, MIXTURE_BLOCK)
-
-    def locate(self, ordinal: int) -> tuple[int, int]:
-        """(source, ordinal within that source's stream) of an ordinal."""
-        if ordinal < 0:
-            raise IndexError(f"ordinals are 0 or more; got {ordinal}")
-        block, position = divmod(ordinal, MIXTURE_BLOCK)
-        place = permute(position, size=MIXTURE_BLOCK, key=(self.seed, block, len(self._streams)))
-        for source, num_places in enumerate(self._places):
-            if place < num_places:
-                return source, block * num_places + place
-            place -= num_places
-        raise AssertionError("the places of a block add up to the block")
-
-    def __getitem__(self, ordinal: int) -> Prompt:
-        source, within = self.locate(ordinal)
-        stream = self._streams[source]
-        return prompt_at(ordinal, stream.prompts[stream.locate(within)[1]])
-
-
-def apportion(weights: Sequence[float], num_places: int) -> list[int]:
-    """Whole places by weight (largest remainders, ties to the first), at least 1 for every positive weight.
-
-    >>> apportion([1, 1, 0, 0.0001], 8)
-    [4, 3, 0, 1]
-    """
-    shares = [weight * num_places / sum(weights) for weight in weights]
-    places = [max(int(share), int(share > 0)) for share in shares]
-    while (missing := num_places - sum(places)) != 0:
-        sign = 1 if missing > 0 else -1
-        candidates = [i for i, n in enumerate(places) if shares[i] > 0 and (sign > 0 or n > 1)]
-        if not candidates:
-            raise ValueError(f"{len(weights)} weights cannot share {num_places} places; use fewer sources")
-        places[max(candidates, key=lambda i: sign * (shares[i] - places[i]))] += sign
-    return places
 
 
 def prompt_at(ordinal: int, row: PromptRow) -> Prompt:

@@ -17,7 +17,7 @@ from rlsys.algorithms.lag_correction import LAG_CORRECTIONS
 from rlsys.algorithms.policy_loss import POLICY_LOSSES
 from rlsys.algorithms.preference_loss import PREFERENCE_LOSSES
 from rlsys.algorithms.schedule import learning_rate, num_warmup_steps
-from rlsys.algorithms.step_guard import StepGuard, batch_fault, update_fault
+from rlsys.algorithms.step_guard import StepGuard
 from rlsys.errors import TrainingError
 from rlsys.recipe import algorithm
 from rlsys.recipe.algorithm import AlgorithmSettings, LagCorrectionSettings, PreferenceLossSettings, ScheduleSettings
@@ -130,17 +130,6 @@ def test_schedules_equal_those_of_transformers(kind, theirs):
     ours = [learning_rate(step, 3e-4, settings, total_steps=total) for step in range(total)]
     assert ours[warmup:] == pytest.approx(wanted[warmup:], rel=1e-9)
     assert ours[: warmup - 1] == pytest.approx(wanted[1:warmup], rel=1e-9)
-
-
-def test_faults_are_named():
-    assert batch_fault([3, 4], [False, True]) is None
-    assert batch_fault([3, 0], [False, False]) == "empty_response"
-    assert batch_fault([3, 4], [True, True]) == "all_masked"
-    assert batch_fault([], []) == "all_masked"
-    assert update_fault(losses=[1.0, -2.0], grad_norm=3.0, advantages=[0.0]) is None
-    assert update_fault(losses=[1.0, NAN]) == "loss_not_finite"
-    assert update_fault(losses=[1.0], grad_norm=INFINITY) == "gradient_not_finite"
-    assert update_fault(losses=[NAN], advantages=[-INFINITY]) == "advantage_not_finite"
 
 
 def test_the_guard_skips_counts_and_stops():

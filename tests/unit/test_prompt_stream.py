@@ -1,7 +1,6 @@
 """The prompt stream is a pure function of (seed, ordinal), and each epoch a permutation."""
 
 import itertools
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,11 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlsys.rollouts.prompt_stream import (
-    MIXTURE_BLOCK,
-    PromptMixture,
     PromptRow,
     PromptStream,
-    apportion,
     permute,
     sample_seed,
 )
@@ -84,34 +80,6 @@ def test_sample_seeds_are_63_bits_and_distinct():
     seeds = [sample_seed(s, o, i) for s, o, i in itertools.product((0, 1, -5), range(40), range(8))]
     assert len(set(seeds)) == len(seeds)
     assert min(seeds) >= 0 and 2**62 < max(seeds) < 2**63
-
-
-def test_a_mixture_gives_each_source_its_share_and_walks_each_as_its_own_stream():
-    mixture = PromptMixture([make_rows(7, "a"), make_rows(11, "b"), make_rows(3, "c")], [3, 1, 0], seed=5)
-    prompts = [mixture[o] for o in range(2 * MIXTURE_BLOCK)]
-    assert Counter(p.source for p in prompts[:MIXTURE_BLOCK]) == {"a": 3 * MIXTURE_BLOCK // 4, "b": MIXTURE_BLOCK // 4}
-    assert [p.ordinal for p in prompts] == list(range(2 * MIXTURE_BLOCK))
-    places = [mixture.locate(o) for o in range(2 * MIXTURE_BLOCK)]
-    of_b = sorted(within for source, within in places if source == 1)
-    assert of_b == list(range(MIXTURE_BLOCK // 2))  # no ordinal of b's own stream is skipped or repeated
-    shares = [sum(p.source == "a" for p in prompts[i : i + 256]) / 256 for i in range(0, MIXTURE_BLOCK, 256)]
-    assert min(shares) > 0.6 and max(shares) < 0.9  # mixed, not one source after the other
-
-
-@settings(deadline=None)
-@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=12).filter(lambda w: sum(w) > 1e-3))
-def test_apportion_fills_every_place_and_rounds_to_the_nearest(weights: list[float]):
-    places = apportion(weights, 4096)
-    assert sum(places) == 4096
-    for weight, count in zip(weights, places, strict=True):
-        share = weight * 4096 / sum(weights)
-        assert (count == 0) if share == 0 else (count == 1 or abs(count - share) <= len(weights))
-
-
-@pytest.mark.parametrize("weights", [[1.0], [0.0, 0.0], [-1.0, 2.0], [float("nan"), 1.0], [float("inf"), 1.0]])
-def test_impossible_weights_are_refused(weights):
-    with pytest.raises(ValueError, match="one weight a source"):
-        PromptMixture([make_rows(2), make_rows(2)], weights, seed=0)
 
 
 def test_an_empty_set_and_a_negative_ordinal_are_refused():

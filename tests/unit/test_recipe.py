@@ -286,3 +286,14 @@ def test_a_driver_imports_ray_alone():
 def test_the_reference_page_is_true():
     """Written by `python -m rlsys.recipe.reference > docs/recipe.md`."""
     assert (ROOT / "docs" / "recipe.md").read_text() == render()
+
+
+def test_a_canary_in_float32_is_held_to_a_ten_thousandth():
+    quickstart = load_recipe("configs/quickstart.toml")
+    assert quickstart.canary_tolerance(use_gpus=False) == 1e-4
+    assert quickstart.canary_tolerance(use_gpus=True) == 0.05
+    assert load_recipe("configs/tulu3/8b/rlvr.toml").canary_tolerance(use_gpus=True) == 0.05
+    mixed = load_recipe("configs/quickstart.toml", ['rlvr.learner.dtype="bfloat16"'])
+    assert mixed.canary_tolerance(use_gpus=False) == 0.05
+    named = load_recipe("configs/quickstart.toml", ["rollout.canary_tolerance=0.3"])
+    assert named.canary_tolerance(use_gpus=False) == 0.3
