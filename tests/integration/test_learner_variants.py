@@ -141,3 +141,37 @@ def test_weights_leave_in_buckets_under_the_cap_and_files_match_the_index(ranks:
     for file, bucket in zip(files, buckets, strict=True):
         with safe_open(file, "pt") as tensors:
             assert set(tensors.keys()) == {name for name, _ in bucket}
+
+
+def export_twice(rank: Rank, folder: str):
+    """The second file of the first export is too large for the disk."""
+    from rlsys.data.tokenizer import tokenizer_of
+    from rlsys.errors import CheckpointError
+    from rlsys.models import weights
+
+    rank.load(model=tiny_model(), learner=LearnerSettings())
+    save, saved = weights.save_file, []
+
+    def save_file(tensors, path, **options):
+        saved.append(path)
+        if len(saved) == 2:
+            raise OSError("No space left on device")
+        save(tensors, path, **options)
+
+    weights.save_file = save_file
+    told = ""
+    try:
+        weights.export_hf(rank.engine, folder + "/full", tokenizer_of(tiny_model()), max_shard_bytes=4000)
+    except CheckpointError as error:
+        told = str(error)
+    finally:
+        weights.save_file = save
+    weights.export_hf(rank.engine, folder + "/good", tokenizer_of(tiny_model()), max_shard_bytes=4000)
+    return told, len(saved)
+
+
+def test_a_disk_that_is_full_at_an_export_is_told_by_every_rank_and_the_next_export_works(ranks: Ranks, tmp_path):  # noqa: F811
+    (told, saved), (told_too, saved_too) = ranks.run(2, export_twice, folder=str(tmp_path))
+    assert told == told_too and "the model's folder cannot be written: No space left on device" in told
+    assert (saved, saved_too) == (2, 0)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "good").num_parameters() > 0
