@@ -220,8 +220,18 @@ class ModelGroup:
         return self.ranks.submit("begin_stage", learner=learner).map(of_rank_0)
 
     def save(self, folder: str) -> Pending[None]:
-        """Write what is needed to go on; every rank writes its part."""
+        """Take what is needed to go on; every rank writes its part while it goes on with other calls."""
         return self.ranks.submit("save", folder=folder).map(of_rank_0)
+
+    def is_saved(self, folder: str) -> Pending[bool]:
+        """Whether every rank has written what `save` took. Answered between two other calls."""
+        return self.ranks.submit("is_saved", folder=folder).map(all)
+
+    def save_room(self, folder: str) -> Pending[tuple[int, int]]:
+        """Bytes that `save` will write, and bytes that are free where the fullest rank writes."""
+        return self.ranks.submit("save_room", folder=folder).map(
+            lambda answers: (answers[0][0], min(free for _, free in answers))
+        )
 
     def restore(self, folder: str) -> Pending[None]:
         """Go on from `save`, after `load` with the same settings."""

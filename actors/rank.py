@@ -76,10 +76,22 @@ class Rank:
         self.engine.begin_stage(learner)
 
     def save(self, *, folder: str) -> None:
-        """Write what is needed to go on (`rlsys.models.state`)."""
+        """Take what is needed to go on, and begin to write it (`rlsys.models.state`)."""
         from rlsys.models.state import save_state
 
         save_state(self.engine, folder)
+
+    def is_saved(self, *, folder: str) -> bool:
+        """Whether this rank has written what `save` took; not collective, and never waits."""
+        from rlsys.models.state import state_is_written
+
+        return state_is_written(self.engine, folder)
+
+    def save_room(self, *, folder: str) -> tuple[int, int]:
+        """Bytes that `save` will write, of all ranks together, and bytes that are free for this one; not collective."""
+        from rlsys.models.state import state_room
+
+        return state_room(self.engine, folder)
 
     def restore(self, *, folder: str) -> None:
         """Go on from `save`."""

@@ -74,6 +74,7 @@ def train_on(run: RlvrRun, batch: Batch) -> None:
         run.scale_if_asked()
         update.advance()
     ledger.trained(batch, step)
+    run.committer.poll()  # a checkpoint that failed is told now, not when the next one is due
     with context.timed("publish", seconds):
         publication = context.publish(step, run.canary_ids)
     ledger.published(step)

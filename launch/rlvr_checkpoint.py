@@ -1,6 +1,7 @@
 """Transactional checkpoints of an RLVR stage: policy, value, optimizers, ledger, buffer, tracker, one rename.
 
-The ranks write their state while the driver waits; digests and the commit run in the background. Of groups that are
+The driver waits while the ranks take their state into memory; they write it, and it is digested and committed, while
+training goes on. Of groups that are
 being sampled or verified the tokens so far are saved: the ledger issues them again after a resume, and the rollout
 workers go on where these end.
 """
@@ -12,8 +13,10 @@ import ray
 
 from actors.begun_groups import BegunGroup
 from actors.data_tasks import load_buffer, save_buffer
+from actors.groups import ModelGroup
 from actors.shards import GroupReference
 from launch.context import get
+from launch.model_states import commit_deadline_s, save_states
 from rlsys.checkpoint.checkpoint import Checkpoint
 from rlsys.rollouts.ledger import Ledger
 
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
     from launch.rlvr_run import RlvrRun
 
 BUFFER = "rollouts.safetensors"
-COMMIT_DEADLINE_S = 900.0
 
 
 def save_checkpoint(run: "RlvrRun", step: int) -> None:
@@ -35,18 +37,16 @@ def save_checkpoint(run: "RlvrRun", step: int) -> None:
     run.exports.forget_before(run.saved_best_step)
     transaction = run.stage.checkpoints.begin(step)
     try:
-        pending = [crew.learner.save(str(transaction.folder / "policy"))]
-        if run.settings.algorithm.needs_values:
-            pending.append(crew.value.save(str(transaction.folder / "value")))
-        kept = run.buffer.groups()
-        references = [group.reference for group in kept]
+        references = [group.reference for group in run.buffer.groups()]
         saving = save_buffer.remote(references, run.pump.under_way(), str(transaction.folder / BUFFER))
-        for answer in pending:
-            answer.get()
-        begun = get(saving, timeout_s=run.context.recipe.cluster.operation_timeout_s, what="saving the buffer")
-        metadata = {
+        models: dict[str, ModelGroup] = {"policy": crew.learner}
+        if run.settings.algorithm.needs_values:
+            models["value"] = crew.value
+        wait_for_states = save_states(
+            models, transaction.folder, deadline_s=commit_deadline_s(run.context.recipe.cluster)
+        )
+        metadata: dict[str, Any] = {
             "ledger": run.ledger.state_dict(),
-            "begun": begun,
             "guard": run.guard.state(),
             "tracker": run.stage.tracker.position(),
             "chain": run.chain_position,
@@ -55,7 +55,13 @@ def save_checkpoint(run: "RlvrRun", step: int) -> None:
     except BaseException:
         transaction.cancel()
         raise
-    run.committer.submit(transaction, metadata=metadata)
+
+    def gather() -> None:
+        timeout_s = run.context.recipe.cluster.operation_timeout_s
+        metadata["begun"] = get(saving, timeout_s=timeout_s, what="saving the buffer")
+        wait_for_states()
+
+    run.committer.submit(transaction, metadata=metadata, gather=gather)
     run.saved_best_step = run.best_step
     if not run.settings.checkpoint.background:
         run.committer.wait()

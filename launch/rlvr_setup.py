@@ -11,7 +11,8 @@ from actors.pump import RolloutPump
 from actors.pump_records import PumpSettings, RewardScoring
 from launch.context import RunContext, StageContext, get
 from launch.evaluation import load_sets, stage_modules
-from launch.rlvr_checkpoint import COMMIT_DEADLINE_S, restore_checkpoint
+from launch.model_states import commit_deadline_s
+from launch.rlvr_checkpoint import restore_checkpoint
 from launch.rlvr_recovery import load_frozen
 from launch.rlvr_run import RlvrRun
 from rlsys.algorithms.step_guard import StepGuard
@@ -45,7 +46,7 @@ def set_up(context: RunContext, stage: StageContext) -> RlvrRun:
         guard=StepGuard(settings.algorithm.safety.max_skipped_in_a_row),
         chain=ChainFile(stage.folder / "ends.jsonl"),
         exports=PolicyExports(stage.folder),
-        committer=BackgroundCommitter(stage.checkpoints, deadline_s=COMMIT_DEADLINE_S),
+        committer=BackgroundCommitter(stage.checkpoints, deadline_s=commit_deadline_s(context.recipe.cluster)),
         canary_ids=context.model.canary_ids[: context.recipe.rollout.canary_tokens],
         development=load_sets(
             context,

@@ -16,9 +16,11 @@ from typing import Any
 from actors.data_tasks import build_store
 from actors.groups import ModelGroup, Pending
 from launch.context import RunContext, StageContext, get, pairs_folder
+from launch.model_states import commit_deadline_s, save_states
 from launch.progress import progress
 from rlsys.algorithms.schedule import learning_rate
 from rlsys.algorithms.step_guard import StepGuard
+from rlsys.checkpoint.background import BackgroundCommitter
 from rlsys.checkpoint.checkpoint import Checkpoint
 from rlsys.recipe.algorithm import SafetySettings
 from rlsys.recipe.section import PREVIOUS
@@ -108,6 +110,8 @@ def _train(context: RunContext, stage: StageContext, work: SupervisedWork) -> di
     assert isinstance(settings, SupervisedStage)
     total = total_steps(settings, work.num_rows)
     guard = StepGuard(SafetySettings().max_skipped_in_a_row)
+    deadline_s = commit_deadline_s(context.recipe.cluster)
+    committer = BackgroundCommitter(stage.checkpoints, deadline_s=deadline_s)
     step = resume(stage, work.group)
     num_steps = 1
     metrics: dict[str, float] = {}
@@ -128,8 +132,10 @@ def _train(context: RunContext, stage: StageContext, work: SupervisedWork) -> di
         step = until
         num_steps = max(1, min(2 * num_steps, int(SECONDS_A_CALL / seconds)))
         if settings.checkpoint.every and step % settings.checkpoint.every == 0 and step < total:
-            save(stage, work.group, step)
+            save(stage, work.group, committer, step, deadline_s=deadline_s)
+        committer.poll()
         context.flush_trace()
+    committer.wait()
     with context.spans.span("export"):
         work.group.export_hf(str(stage.folder / "hf")).get()
     return {"steps": total, "last": metrics}
@@ -165,16 +171,22 @@ def resume(stage: StageContext, group: ModelGroup) -> int:
     return checkpoint.step
 
 
-def save(stage: StageContext, group: ModelGroup, step: int) -> None:
-    """One transactional checkpoint."""
+def save(
+    stage: StageContext, group: ModelGroup, committer: BackgroundCommitter, step: int, *, deadline_s: float
+) -> None:
+    """One transactional checkpoint; it is written and committed while training goes on."""
+    committer.wait()
     transaction = stage.checkpoints.begin(step)
     try:
-        group.save(str(transaction.folder / "model")).get()
+        wait_for_state = save_states({"model": group}, transaction.folder, deadline_s=deadline_s)
+        metadata = {"tracker": stage.tracker.position()}
     except BaseException:
         transaction.cancel()
         raise
-    transaction.commit(metadata={"tracker": stage.tracker.position()})
-    stage.checkpoints.remove_old()
+    committer.submit(transaction, metadata=metadata, gather=wait_for_state)
+    assert isinstance(stage.stage, SupervisedStage)
+    if not stage.stage.checkpoint.background:
+        committer.wait()
 
 
 def _build_store(context: RunContext, settings: Any, folder: Path, layout: str) -> dict[str, Any]:

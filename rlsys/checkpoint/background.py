@@ -11,8 +11,8 @@ from rlsys.checkpoint.seal import FileDigest
 from rlsys.checkpoint.transaction import Transaction
 from rlsys.errors import CheckpointError
 
-Gather = Callable[[], Mapping[str, FileDigest]]
-"""Waits for the components' writes and gives their digests; called in the committer's thread."""
+Gather = Callable[[], Mapping[str, FileDigest] | None]
+"""Waits for the components' writes and gives digests that they made; called in the committer's thread."""
 
 
 @dataclass(frozen=True, slots=True)

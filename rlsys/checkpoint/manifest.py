@@ -78,9 +78,11 @@ def read_manifest(folder: Path) -> Manifest:
 def find_damage(folder: Path, manifest: Manifest) -> list[str]:
     """What is wrong with the files, one sentence each; empty when the checkpoint is intact.
 
-    Sizes are compared first, so that a truncated file costs no reading of the others.
+    A file that the manifest does not list is damage too: whoever opens what is in the folder must not find it. Names
+    with a dot in front are scratch files of a resume that was killed. Sizes are compared before any file is read.
     """
-    damage = []
+    listed = {MANIFEST, MANIFEST_DIGEST, *manifest.files}
+    damage = [f"{name} is not in the manifest" for name in sorted(_file_names(folder) - listed)]
     for name, expected in manifest.files.items():
         path = folder / name
         if path.is_symlink() or not path.is_file():
@@ -94,6 +96,11 @@ def find_damage(folder: Path, manifest: Manifest) -> list[str]:
     except OSError as error:
         return [f"{error.filename} cannot be read: {error.strerror}"]
     return [f"{name} has another SHA-256" for name, expected in manifest.files.items() if found[name] != expected]
+
+
+def _file_names(folder: Path) -> set[str]:
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
+    return {path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)}
 
 
 def _digest_line(content: bytes) -> bytes:

@@ -12,6 +12,7 @@ import torch
 from rlsys.errors import CheckpointError
 from rlsys.models.engine import TrainEngine
 from rlsys.models.loading import whole_size
+from rlsys.models.state_writer import StateWriter
 
 _TAG = "deepspeed"
 BYTES_A_WEIGHT = 12
@@ -19,41 +20,61 @@ BYTES_A_WEIGHT = 12
 
 
 def save_state(engine: TrainEngine, folder: str | Path) -> None:
-    """Write this rank's part. Collective; the folder is shared by all ranks' nodes. Its commit is the caller's.
+    """Take this rank's part into memory and begin to write it; `state_is_written` tells the end. Collective.
+
+    The folder is shared by all ranks' nodes. Its commit is the caller's, and so is the room for it (`state_room`): a
+    rank that fails alone leaves the others in DeepSpeed's barriers.
 
     Raises:
-        CheckpointError: the disk has no room for it, or writing failed.
+        CheckpointError: the folder cannot be made.
     """
-    _require_room(engine, Path(folder))
+    writer = _writer(engine)
+    writer.drop()  # of a checkpoint that was given up
     try:
         engine.engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
     except (OSError, RuntimeError) as error:
-        free_mib = shutil.disk_usage(folder).free >> 20
-        raise CheckpointError(
-            f"a checkpoint cannot be written: {error}",
-            value=str(folder),
-            fix=f"{free_mib} MiB are free there: make room, or move the runs",
-        ) from error
+        raise _cannot_be_written(folder, error) from error
     generators = {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if engine.group.device.type == "cuda" else None,
     }
-    torch.save(generators, _generators_file(folder, engine.group.rank))
+    writer.save(generators, _generators_file(folder, engine.group.rank))
     engine.group.barrier()
 
 
-def _require_room(engine: TrainEngine, folder: Path) -> None:
-    """Every rank alike, before the first byte: a rank that fails alone leaves the others in DeepSpeed's barriers."""
+def state_is_written(engine: TrainEngine, folder: str | Path) -> bool:
+    """Whether this rank's part of the newest `save_state` is in its files; never waits, and is not collective.
+
+    Raises:
+        CheckpointError: it could not be written.
+    """
+    try:
+        return _writer(engine).written()
+    except OSError as error:
+        raise _cannot_be_written(folder, error) from error
+
+
+def state_room(engine: TrainEngine, folder: str | Path) -> tuple[int, int]:
+    """Bytes that the state of the whole model takes, and bytes that are free where this rank writes."""
     trained = [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
-    needed = BYTES_A_WEIGHT * sum(whole_size(parameter) for parameter in trained)
-    folder.mkdir(parents=True, exist_ok=True)
-    free = min(engine.group.gather(shutil.disk_usage(folder).free))
-    if free < needed:
-        raise CheckpointError(
-            f"no space left for a checkpoint: it takes {needed / 2**20:.1f} MiB and {free / 2**20:.1f} MiB are free",
-            value=str(folder),
-            fix="make room, or move the runs to another disk",
-        )
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return BYTES_A_WEIGHT * sum(map(whole_size, trained)), shutil.disk_usage(folder).free
+
+
+def _writer(engine: TrainEngine) -> StateWriter:
+    """The engine's own, in place of DeepSpeed's, which writes while training waits."""
+    if not isinstance(engine.engine.checkpoint_engine, StateWriter):
+        engine.engine.checkpoint_engine = StateWriter(engine.engine._config)
+    return engine.engine.checkpoint_engine
+
+
+def _cannot_be_written(folder: str | Path, error: Exception) -> CheckpointError:
+    free_mib = shutil.disk_usage(folder).free >> 20
+    return CheckpointError(
+        f"a checkpoint cannot be written: {error}",
+        value=str(folder),
+        fix=f"{free_mib} MiB are free there: make room, or move the runs",
+    )
 
 
 def load_state(engine: TrainEngine, folder: str | Path) -> None:

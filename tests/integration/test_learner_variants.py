@@ -1,5 +1,9 @@
 """Adapters, resuming with another number of ranks, and weights on their way out."""
 
+import threading
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +24,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from actors.rank import Rank
+from rlsys.models.state import _writer
 from rlsys.recipe.learner import LearnerSettings, LoraSettings
 
 pytestmark = pytest.mark.integration
@@ -90,10 +95,20 @@ def first_factors(seed: int, adapted: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 def save_after_three_steps(rank: Rank, learner: LearnerSettings, folder: str):
+    """What is written while three more steps are trained is the state before them."""
     rank.load(model=tiny_model(), learner=learner)
     train(rank, 0, 3)
+    gate = threading.Event()
+    _writer(rank.engine)._thread.submit(gate.wait)
     rank.save(folder=folder)
     train(rank, 3, 3)
+    assert not rank.is_saved(folder=folder)
+    assert not [path for path in Path(folder).rglob("*.pt") if path.stat().st_size]
+    rank.group.barrier()
+    gate.set()
+    while not rank.is_saved(folder=folder):
+        time.sleep(0.01)
+    rank.group.barrier()
     return whole_weights(rank)
 
 
