@@ -95,6 +95,11 @@ class Crew:
                 self._started[kind] = self._pool.submit(start[kind])
 
     @property
+    def engines_await_weights(self) -> bool:
+        """Whether the engines that are there now sample only after a publication."""
+        return self._engine_now.awaits_weights
+
+    @property
     def use_gpus(self) -> bool:
         """Whether the run's models are on GPUs."""
         return self._plan.use_gpus

@@ -1,5 +1,7 @@
 """What the topologies of a run share: the recipe, the actors, the run folder, and what earlier stages left."""
 
+import dataclasses
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from actors.pump import RolloutPump
 from actors.roster_publisher import RosterPublisher
 from launch.progress import progress
 from rlsys.checkpoint.checkpoint_store import CheckpointStore
+from rlsys.checkpoint.durable_file import write_durably
 from rlsys.checkpoint.retention import Retention
 from rlsys.errors import ActorError, DataError, RecipeError, RlsysError
 from rlsys.recipe.data import DataSettings
@@ -31,6 +34,8 @@ from rlsys.telemetry.tracker import Tracker
 from rlsys.types import PolicyVersion
 from rlsys.weights.publisher import PublicationReport, PublicationSettings
 
+BEGINNING = "beginning.json"
+
 
 @dataclass(slots=True)
 class StageContext:
@@ -40,6 +45,8 @@ class StageContext:
     folder: Path
     tracker: Tracker
     checkpoints: CheckpointStore
+    beginning: dict[str, Any]
+    """The tracker's position before the stage's first step, of whichever process made it."""
 
 
 @dataclass
@@ -171,7 +178,9 @@ class RunContext:
         Raises:
             ActorError: no rollout worker is left, and none can be started.
         """
-        if not self.crew.workers.serving or (pump is not None and pump.needs_weights):
+        if not self.crew.engines_await_weights:
+            self.crew.workers.wait_for_one()
+        elif not self.crew.workers.serving or (pump is not None and pump.needs_weights):
             hold = self.engines_hold
             self.publish(*self._published)
             self.engines_hold = hold
@@ -208,8 +217,16 @@ class RunContext:
         return self._publisher
 
     def bring_policy(self, folder: Path | None) -> None:
-        """Has every engine hold the policy in `folder`: published from the learner's memory."""
+        """Has every engine hold the policy in `folder` (None: the recipe's own): published from the learner's memory.
+
+        Where there is no learner, engines load it themselves.
+        """
         if folder is not None and folder == self.engines_hold:
+            return
+        if not self.recipe.trains_policy:
+            if folder is not None:
+                self.swap_engines(dataclasses.replace(self.crew.engine, model=str(folder)))
+                self.engines_hold = folder
             return
         if folder is None or folder != self.learner_holds:
             self.load_policy(folder, self._any_learner_settings())
@@ -245,6 +262,15 @@ class RunContext:
     def flush_trace(self, spans: list[Span] | None = None) -> None:
         """Writes the driver's spans, and those given, to trace.json."""
         self.trace.append([*self.spans.drain(), *(spans or [])])
+
+
+def stage_beginning(folder: Path, tracker: Tracker) -> dict[str, Any]:
+    """Where a stage's metrics begin in the tracker's files; kept in the stage's folder for later processes."""
+    path = folder / BEGINNING
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_durably(path, json.dumps(tracker.position()).encode())
+    return json.loads(path.read_bytes())
 
 
 def checkpoint_store(folder: Path, settings: CheckpointSettings) -> CheckpointStore:

@@ -1,5 +1,6 @@
 """A whole recipe: its stages one after the other on one set of actors, and the table at the end."""
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,13 +15,14 @@ from actors.cluster import attach, link_logs, node_resources, num_gpus, uses_gpu
 from actors.crew import Crew, verifier_settings
 from actors.data_tasks import ModelFolder, prepare_model
 from actors.prometheus import PrometheusTracker
-from launch.context import RunContext, StageContext, checkpoint_store, get
+from launch.context import BEGINNING, RunContext, StageContext, checkpoint_store, get, stage_beginning
 from launch.evaluation import evaluate, load_sets, stage_modules
 from launch.judged_preferences import run_judged_preferences
 from launch.preferences import run_preferences
 from launch.rlvr import run_rlvr
 from launch.supervised import run_dpo, run_reward, run_sft
 from launch.table import print_table
+from rlsys.checkpoint.durable_file import write_durably
 from rlsys.checkpoint.run_folder import RunFolder, StageFolder
 from rlsys.errors import RecipeError
 from rlsys.recipe.data import DataSettings
@@ -109,7 +111,7 @@ def run_recipe(recipe: Recipe, *, resume: str = "auto", from_stage: str | None =
         if folder.recipe_changes:
             print("the recipe has changed since the last start:", *folder.recipe_changes, sep="\n  ", flush=True)
         if from_stage is not None:
-            folder.set_aside_from(labels.index(from_stage) + 1)
+            _begin_again(folder, labels.index(from_stage) + 1, from_stage)
         forget_requests(folder.path)
         results: dict[str, dict[str, Any]] = {}
         with running(recipe, folder.path) as context:
@@ -122,6 +124,16 @@ def run_recipe(recipe: Recipe, *, resume: str = "auto", from_stage: str | None =
     return results
 
 
+def _begin_again(folder: RunFolder, number: int, label: str) -> None:
+    """Sets the stage and all after it aside; it begins where it began before, so that no step has two lines."""
+    beginning = folder.path / f"{number:02d}-{label}" / BEGINNING
+    known = beginning.read_bytes() if beginning.exists() else None
+    folder.set_aside_from(number)
+    if known is not None:
+        beginning.parent.mkdir()
+        write_durably(beginning, known)
+
+
 def run_stage(context: RunContext, stage: AnyStage, folder: StageFolder) -> dict[str, Any]:
     """One stage with its evaluation, each unless the folder says that it is done."""
     result = folder.result or {}
@@ -130,6 +142,8 @@ def run_stage(context: RunContext, stage: AnyStage, folder: StageFolder) -> dict
         return result
     with stage_context(context, stage, folder.path) as stage_run:
         if not result:
+            if not stage_run.checkpoints.steps:  # lines of a process that was killed before its first checkpoint
+                stage_run.tracker.restore(stage_run.beginning)
             started = time.perf_counter()
             result = TOPOLOGIES[stage.kind](context, stage_run)
             result["seconds"] = time.perf_counter() - started
@@ -170,25 +184,28 @@ def evaluate_model(recipe: Recipe, model: str) -> dict[str, float]:
         update={"path": model, "config": None, "init_std": None, "tokenizer": model}
     )
     alone = recipe.model_copy(update={"model": model_settings, "stage": (stage,)})
-    folder = Path(recipe.runs) / recipe.name
-    with running(alone, folder.absolute(), own_weights=True) as context:
+    run = (Path(recipe.runs) / recipe.name).absolute()
+    # Beside the run's folder: a run may be under way there, or be started later.
+    folder = run.with_name(f"{recipe.name}-evaluated") / time.strftime("%Y%m%d-%H%M%S")
+    with running(alone, folder) as context:
         for number, earlier in enumerate(recipe.stage, 1):
-            context.outputs[earlier.label] = folder.absolute() / f"{number:02d}-{earlier.label}"
+            context.outputs[earlier.label] = run / f"{number:02d}-{earlier.label}"
         sets = load_sets(context, settings.test, settings, stage_modules(context), limit=settings.limit)
-        metrics = evaluate(context, sets, settings)
+        metrics = evaluate(context, sets, settings, record=folder / "eval")
+    write_durably(folder / "metrics.json", json.dumps({"model": model} | metrics, indent=1).encode())
+    print(f"every response and its verdicts: {folder / 'eval'}")
     for name, value in metrics.items():
         print(f"{name:48} {value:.3f}")
     return metrics
 
 
 @contextmanager
-def running(recipe: Recipe, folder: Path, *, own_weights: bool = False) -> Iterator[RunContext]:
+def running(recipe: Recipe, folder: Path) -> Iterator[RunContext]:
     """The cluster and its actors, while the block runs.
 
     Args:
-        recipe: of the run.
+        recipe: of the run. Where no stage trains a policy, engines load the recipe's model from its folder.
         folder: of the run.
-        own_weights: engines load the recipe's own model from its folder, as there is no learner to publish it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     owns_cluster = attach(recipe.cluster)
@@ -200,7 +217,7 @@ def running(recipe: Recipe, folder: Path, *, own_weights: bool = False) -> Itera
         transfer = weight_transfer(recipe, plan)
         check_fits(plan.bundles, node_resources())  # before a model is fetched
         model = prepare(recipe, folder)
-        engine = engine_settings(recipe, model, plan, transfer, own_weights=own_weights)
+        engine = engine_settings(recipe, model, plan, transfer)
         crew = Crew(recipe, plan, engine=engine, tokenizer=model.folder)
         crew.start()
         context = RunContext(recipe=recipe, folder=folder, crew=crew, model=model, trace=trace)
@@ -239,9 +256,10 @@ def weight_transfer(recipe: Recipe, plan: PlacementPlan) -> WeightTransfer:
 
 
 def engine_settings(
-    recipe: Recipe, model: ModelFolder, plan: PlacementPlan, transfer: WeightTransfer, *, own_weights: bool
+    recipe: Recipe, model: ModelFolder, plan: PlacementPlan, transfer: WeightTransfer
 ) -> EngineSettings:
     """What every rollout worker builds."""
+    own_weights = not recipe.trains_policy and model.settings.path is not None
     weights = model.settings.path if own_weights and model.settings.path else model.folder
     return EngineSettings(
         model=weights,
@@ -277,7 +295,9 @@ def stage_context(context: RunContext, stage: AnyStage, folder: Path) -> Iterato
         trackers.append(ConsoleTracker(stage=stage.label, total_steps=_expected_steps(stage)))
     tracker = MultiTracker(trackers)
     try:
-        yield StageContext(stage, folder, tracker, checkpoint_store(folder, checkpoint))
+        yield StageContext(
+            stage, folder, tracker, checkpoint_store(folder, checkpoint), stage_beginning(folder, tracker)
+        )
     finally:
         tracker.close()
 

@@ -82,7 +82,7 @@ def restore_checkpoint(run: "RlvrRun") -> None:
         print(f"passed over a damaged checkpoint: {problem}", flush=True)
     if found.checkpoint is None:
         run.chain.rewind(0)
-        run.stage.tracker.restore(run.beginning)
+        run.stage.tracker.restore(run.stage.beginning)
         return
     _restore(run, found.checkpoint)
     print(f"resumed {run.settings.label} after batch {found.checkpoint.step}", flush=True)

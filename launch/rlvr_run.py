@@ -59,8 +59,6 @@ class RlvrRun:
     exports: PolicyExports
     canary_ids: list[int]
     development: list[EvaluationSet]
-    beginning: dict[str, Any]
-    """The tracker's position before the stage's first batch."""
     scale_requests: ScaleRequests
     num_rollbacks: int = 0
     best_score: float = -math.inf

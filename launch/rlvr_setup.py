@@ -1,6 +1,5 @@
 """Everything that stands before the first batch of RLVR, and before the first one after a rollback."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from launch.rlvr_run import RlvrRun
 from rlsys.algorithms.step_guard import StepGuard
 from rlsys.checkpoint.background import BackgroundCommitter
 from rlsys.checkpoint.chain_file import ChainFile
-from rlsys.checkpoint.durable_file import write_durably
 from rlsys.checkpoint.policy_exports import PolicyExports
 from rlsys.recipe.stages import FROM_POLICY, RlvrStage
 from rlsys.rollouts.experience_buffer import ExperienceBuffer
@@ -38,7 +36,6 @@ def set_up(context: RunContext, stage: StageContext) -> RlvrRun:
         context=context,
         stage=stage,
         settings=settings,
-        beginning=stage_beginning(stage),
         scale_requests=ScaleRequests(context.folder),
         ledger=Ledger(ledger_settings(settings)),
         buffer=ExperienceBuffer(),
@@ -65,14 +62,6 @@ def bring_up(run: RlvrRun) -> None:
     run.context.publish(run.ledger.num_trained_batches, run.canary_ids)
     run.ledger.published(run.ledger.num_trained_batches)
     run.step_started = time.perf_counter()
-
-
-def stage_beginning(stage: StageContext) -> dict[str, Any]:
-    """Where the stage's metrics begin in the tracker's files: for a start anew, in this process or a later one."""
-    path = stage.folder / "beginning.json"
-    if not path.exists():
-        write_durably(path, json.dumps(stage.tracker.position()).encode())
-    return json.loads(path.read_bytes())
 
 
 def ledger_settings(settings: RlvrStage) -> LedgerSettings:

@@ -59,6 +59,11 @@ class Recipe(Section):
         """The stage of that name; KeyError where there is none."""
         return {stage.label: stage for stage in self.stage}[label]
 
+    @property
+    def trains_policy(self) -> bool:
+        """Whether a learner holds the policy; without one, engines load it from its folder themselves."""
+        return any("learner" in stages.learners_of(stage) for stage in self.stage)
+
     def faults(self) -> list[str]:
         """What is wrong across sections, each with its fix; empty when the recipe can run."""
         found: list[str] = []
@@ -77,6 +82,9 @@ class Recipe(Section):
                 found += self._ungated_pairs(stage, before)
             if isinstance(stage, stages.JudgedPreferencesStage):
                 found += self._judged_faults(stage, before)
+            samples = isinstance(stage, stages.PreferencesStage | stages.EvaluateStage)
+            if samples and not self.trains_policy and self.model.path is None:
+                found.append(f"{stage.label}: no stage trains a policy to sample from; set model.path to its folder")
             for key, path in stages.paths_read(stage):
                 found += _path_faults(f"{stage.label}.{key}", path, before)
             before[stage.label] = stage.kind
@@ -139,8 +147,7 @@ class Recipe(Section):
         found = []
         if stage.selection.of_sft_prompts and not stage.sft.source and "sft" not in before.values():
             found.append(f"{stage.label}.selection: no earlier stage has SFT prompts; give sft.source")
-        trains = any(PRODUCES.get(one.kind) == "policy" for one in self.stage)
-        if stage.uses_policy and not trains:
+        if stage.uses_policy and not self.trains_policy:
             found.append(f"{stage.label}.pool: no stage trains a policy; give the on_policy model a local_model")
         for model in stage.local_models:
             size = model.vllm.get("tensor_parallel_size", 1)

@@ -107,6 +107,8 @@ class MultiTracker:
 
     def __init__(self, trackers: Sequence[Tracker]) -> None:
         self._trackers = tuple(trackers)
+        kinds = [type(tracker).__name__ for tracker in trackers]
+        self._names = [f"{kind}-{kinds[:number].count(kind)}" for number, kind in enumerate(kinds)]
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """To each, in order."""
@@ -114,13 +116,14 @@ class MultiTracker:
             tracker.log(step, metrics)
 
     def position(self) -> Position:
-        """Of each, in order."""
-        return {"trackers": [tracker.position() for tracker in self._trackers]}
+        """Of each, by its kind and its number among those of the kind."""
+        return {name: tracker.position() for name, tracker in zip(self._names, self._trackers, strict=True)}
 
     def restore(self, position: Position) -> None:
-        """Of each that the checkpoint knew: trackers may have been added since."""
-        for tracker, own in zip(self._trackers, position["trackers"], strict=False):
-            tracker.restore(own)
+        """Of each that the checkpoint knew: trackers may have been added or left out since."""
+        for name, tracker in zip(self._names, self._trackers, strict=True):
+            if name in position:
+                tracker.restore(position[name])
 
     def close(self) -> None:
         """Each, in order."""

@@ -2,14 +2,18 @@
 
 import json
 import math
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
-from tiny_recipe import ROOT, start_python
+from tiny_recipe import CUTS, ROOT, start_python
 
 from rlsys.telemetry.names import describe
 from rlsys.telemetry.trace import busy_seconds, overlap_seconds, read_trace
@@ -171,3 +175,90 @@ print("SAME")
         cwd=ROOT,
     )
     assert "SAME" in done.stdout, done.stderr[-3000:]
+
+
+def test_a_model_folder_is_evaluated_alone_by_command_and_by_recipe(run_folder: Path, tmp_path: Path):
+    """Both give what the run itself measured, and leave `runs/<name>` to the run."""
+    hf, world = run_folder / "06-rlvr" / "hf", run_folder / "01-world"
+    overrides = [*CUTS, f'runs="{tmp_path}"', "evaluation.temperatures=[0.0]"]
+    overrides += [
+        f'evaluation.test={{test="{world}/test.jsonl"}}',
+        f'rlvr.evaluation.test={{test="{world}/test.jsonl"}}',
+    ]
+    command = [sys.executable, "-m", "launch.cli", "evaluate", str(hf), "configs/quickstart.toml", *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    measured = json.loads((run_folder / "06-rlvr" / "done.json").read_text())["evaluation"]["eval/test/accuracy@T0"]
+    assert f"{measured:.3f}" in next(line for line in done.stdout.splitlines() if "accuracy@T0" in line)
+    (folder,) = (tmp_path / "quickstart-evaluated").iterdir()
+    assert len(json.loads((folder / "eval" / "test@T0.json").read_text())) == 16
+    assert not (tmp_path / "quickstart").exists()
+    (tmp_path / "alone.toml").write_text(f"""
+name = "alone"
+[model]
+path = "{hf}"
+[verifiers]
+modules = ["rlsys.quickstart.exact_items"]
+[cluster]
+oversubscribe_cpus = true
+[rollout.vllm]
+max_model_len = 128
+[tracking]
+wandb = "off"
+console = false
+[[stage]]
+kind = "evaluate"
+[stage.evaluation]
+test = {{ test = "{world}/test.jsonl" }}
+limit = 16
+temperatures = [0.0]
+max_tokens = 48
+mode = "reward"
+""")
+    code = (
+        "import sys; from launch.recipe import run_recipe; from rlsys.recipe.load import load_recipe; "
+        "run_recipe(load_recipe(sys.argv[1], [f'runs=\"{sys.argv[2]}\"']))"
+    )
+    process = start_python(code, tmp_path / "alone.toml", tmp_path)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output[-4000:]
+    result = json.loads((tmp_path / "alone" / "01-evaluate" / "done.json").read_text())
+    assert result["evaluation"]["eval/test/accuracy@T0"] == measured
+
+
+def test_a_stage_done_again_and_interrupted_goes_on_and_has_each_step_once(run_folder: Path, tmp_path: Path):
+    """`--from rlvr`, then SIGTERM, then Ctrl-C, each answered by the same command without `--from`."""
+    shutil.copytree(run_folder, tmp_path / "quickstart", ignore=shutil.ignore_patterns("ray", ".lock"))
+    run = tmp_path / "quickstart"
+    overrides = [*CUTS, *GATE, f'runs="{tmp_path}"', "rlvr.batches=14", 'tracking.wandb="off"']
+    command = [sys.executable, "-m", "launch.cli", "run", "configs/quickstart.toml", *overrides]
+
+    def interrupted(number: int, *options: str) -> int:
+        """Starts the command, sends the signal after a step that it trained, and gives the newest checkpoint's step."""
+        started = time.time()
+        process = subprocess.Popen(
+            [*command, *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        ours = psutil.Process(process.pid)
+        while not any(row["time"] > started and row["step"] % 2 for row in rows(run, "rlvr")[1:]):
+            assert process.poll() is None and time.time() - started < 200, process.communicate()[0]
+            time.sleep(0.05)
+        family = [ours, *ours.children(recursive=True)]
+        os.kill(process.pid, number)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode != 0, output
+        assert psutil.wait_procs(family, timeout=30)[1] == [], "processes are left"
+        return max(int(path.name[5:]) for path in (run / "06-rlvr" / "checkpoints").glob("step_??????"))
+
+    before = rows(run, "sft")
+    saved = [interrupted(signal.SIGTERM, "--from", "rlvr"), interrupted(signal.SIGINT)]
+    assert 0 < saved[0] < saved[1] < 14
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"resumed rlvr after batch {saved[1]}" in done.stdout
+    assert [row["step"] for row in rows(run, "rlvr")] == list(range(1, 15))
+    assert rows(run, "sft") == before
+    ends = [json.loads(line) for line in (run / "06-rlvr" / "ends.jsonl").read_text().splitlines()]
+    trained = [ordinal for ordinal, kind, _ in ends if kind == "trained"]
+    assert len(trained) == len(set(trained)) == 14 * 16

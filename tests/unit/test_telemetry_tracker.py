@@ -179,3 +179,15 @@ def test_a_wandb_that_hangs_blocks_no_step(tmp_path: Path, monkeypatch: pytest.M
     answer.set()
     tracker.close()
     assert tracker.problems["ConnectionError"] == 1
+
+
+def test_a_tracker_that_was_turned_on_at_a_resume_begins_anew(tmp_path: Path):
+    before = MultiTracker([JsonlTracker(tmp_path / "metrics.jsonl"), NullTracker()])
+    position = before.position()
+    before.log(1, {"reward/mean": 0.0})
+    before.close()
+    added = JsonlTracker(tmp_path / "metrics.jsonl"), JsonlTracker(tmp_path / "other.jsonl"), NullTracker()
+    added[1].log(1, {"reward/mean": 0.0})
+    MultiTracker(added).restore(position)
+    assert list(read_metrics(tmp_path / "metrics.jsonl")) == []
+    assert len(list(read_metrics(tmp_path / "other.jsonl"))) == 1
