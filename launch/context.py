@@ -275,7 +275,7 @@ def stage_beginning(folder: Path, tracker: Tracker) -> dict[str, Any]:
 
 def checkpoint_store(folder: Path, settings: CheckpointSettings) -> CheckpointStore:
     """A stage's checkpoints."""
-    return CheckpointStore(folder / "checkpoints", Retention(keep_last=settings.keep))
+    return CheckpointStore(folder / "checkpoints", Retention(keep_last=settings.keep, keep_every=settings.keep_every))
 
 
 def get(ref: Any, *, timeout_s: float, what: str) -> Any:

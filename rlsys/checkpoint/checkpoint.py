@@ -1,9 +1,7 @@
 """A committed checkpoint, open for reading. Nothing is loaded from it before its digest was checked."""
 
 import io
-import pickle
 from pathlib import Path
-from typing import Any
 
 from rlsys.checkpoint.manifest import Manifest, find_damage, read_manifest
 from rlsys.checkpoint.seal import digest_stream
@@ -50,18 +48,6 @@ class Checkpoint:
             raise CheckpointError(f"checkpoint {self.path.name} is damaged", value=f"{name} has another SHA-256")
         stream.seek(0)
         return stream
-
-    def trusted_load(self, name: str) -> Any:
-        """Unpickles a file that this system wrote, as its manifest says, after its digest was checked.
-
-        The digest tells damage, not intent: who can write the run folder can write a manifest. Only resume from
-        folders that you would run code from.
-
-        Raises:
-            CheckpointError: as `open`.
-        """
-        with self.open(name) as stream:
-            return pickle.load(stream)
 
 
 def step_of(name: str) -> int | None:

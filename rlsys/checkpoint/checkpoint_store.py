@@ -1,20 +1,18 @@
 """A stage's checkpoints: begun, committed, found again, set aside, removed."""
 
-import json
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlsys.checkpoint.checkpoint import PREFIX, Checkpoint, step_of
-from rlsys.checkpoint.durable_file import sync, write_durably
+from rlsys.checkpoint.durable_file import sync
 from rlsys.checkpoint.retention import Retention
 from rlsys.checkpoint.transaction import UNFINISHED, Transaction
 from rlsys.errors import CheckpointError
 
 REMOVING = ".removing-"
 SET_ASIDE = ".set-aside-"
-BEST = "best.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +27,6 @@ class Found:
     """None: there is no checkpoint at all, and the run starts at its beginning."""
     passed_over: tuple[str, ...]
     """For each damaged one, newest first: its name and what is wrong with it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Best:
-    """The checkpoint with the highest score so far."""
-
-    step: int
-    score: float
 
 
 def latest_intact(folder: Path) -> Found:
@@ -117,7 +107,7 @@ class CheckpointStore:
         """Removes what interrupted commits and removals left, and gives its names. Only while nothing is written."""
         if not self.folder.is_dir():
             return []
-        left = [path for path in self.folder.iterdir() if path.name.startswith((UNFINISHED, REMOVING, f".{BEST}."))]
+        left = [path for path in self.folder.iterdir() if path.name.startswith((UNFINISHED, REMOVING))]
         for path in left:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -136,9 +126,6 @@ class CheckpointStore:
             os.rename(source, target)
             moved.append(target)
         if moved:
-            best = self._marked_best()
-            if best is not None and best.step > step:
-                (self.folder / BEST).unlink()
             sync(self.folder)
         return moved
 
@@ -146,10 +133,9 @@ class CheckpointStore:
         """Removes what the retention lets go; a removal that is interrupted leaves no damaged checkpoint behind.
 
         Raises:
-            CheckpointError: one cannot be removed, or the mark of the best one is damaged.
+            CheckpointError: one cannot be removed.
         """
-        best = self.best()
-        removed = sorted(self.retention.steps_to_remove(self.steps, best=best.step if best else None))
+        removed = sorted(self.retention.steps_to_remove(self.steps))
         for step in removed:
             doomed = self.folder / f"{REMOVING}{PREFIX}{step:06d}"
             shutil.rmtree(doomed, ignore_errors=True)
@@ -159,32 +145,3 @@ class CheckpointStore:
                 raise CheckpointError("an old checkpoint cannot be removed", value=str(error)) from error
             shutil.rmtree(doomed, ignore_errors=True)
         return removed
-
-    def offer_best(self, step: int, score: float) -> bool:
-        """Marks the step's checkpoint as the best one if no better one is there; gives whether it is now."""
-        best = self.best()
-        if best is not None and score <= best.score:
-            return False
-        write_durably(self.folder / BEST, json.dumps({"step": step, "score": score}).encode())
-        return True
-
-    def best(self) -> Best | None:
-        """The best checkpoint, None if none was offered or it is no longer there.
-
-        Raises:
-            CheckpointError: the mark is damaged.
-        """
-        best = self._marked_best()
-        return best if best is not None and best.step in self.steps else None
-
-    def _marked_best(self) -> Best | None:
-        path = self.folder / BEST
-        if not path.exists():
-            return None
-        try:
-            mark = json.loads(path.read_bytes())
-            return Best(int(mark["step"]), float(mark["score"]))
-        except (ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(
-                "the mark of the best checkpoint is damaged", value=str(path), fix="remove the file"
-            ) from error

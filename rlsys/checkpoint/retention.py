@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """The newest `keep_last`, every one whose step is a multiple of `keep_every`, and the best one.
+    """The newest `keep_last`, and every one whose step is a multiple of `keep_every`.
 
-    >>> sorted(Retention(keep_last=2, keep_every=100).steps_to_remove([50, 100, 150, 200, 250], best=50))
-    [150]
+    >>> sorted(Retention(keep_last=2, keep_every=100).steps_to_remove([50, 100, 150, 200, 250]))
+    [50, 150]
     """
 
     keep_last: int = 2
@@ -23,8 +23,8 @@ class Retention:
                 f"keep_last must be at least 1 and keep_every at least 0; got {self.keep_last} and {self.keep_every}"
             )
 
-    def steps_to_remove(self, steps: Collection[int], *, best: int | None) -> set[int]:
+    def steps_to_remove(self, steps: Collection[int]) -> set[int]:
         """Of the committed steps."""
         newest = set(sorted(steps)[-self.keep_last :])
         regular = {step for step in steps if self.keep_every and step % self.keep_every == 0}
-        return set(steps) - newest - regular - {best}
+        return set(steps) - newest - regular

@@ -51,8 +51,10 @@ class CheckpointSettings(Section):
     """Optimizer steps (supervised stages) or batches (RLVR) between checkpoints; 0 is only at the end of the stage."""
     keep: PositiveInt = 2
     """The newest so many stay."""
+    keep_every: NonNegativeInt = 0
+    """So do those whose step is a multiple of this; 0: none for its step's sake."""
     background: bool = True
-    """Digests and the commit run while training goes on."""
+    """Files, digests and the commit are written while training goes on."""
 
 
 class SupervisedStage(Stage):

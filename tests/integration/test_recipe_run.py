@@ -183,7 +183,6 @@ def test_a_model_folder_is_evaluated_alone_by_command_and_by_recipe(run_folder: 
     overrides = [*CUTS, f'runs="{tmp_path}"', "evaluation.temperatures=[0.0]"]
     overrides += [
         f'evaluation.test={{test="{world}/test.jsonl"}}',
-        f'rlvr.evaluation.test={{test="{world}/test.jsonl"}}',
     ]
     command = [sys.executable, "-m", "launch.cli", "evaluate", str(hf), "configs/quickstart.toml", *overrides]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)

@@ -27,7 +27,7 @@ def content_of(step: int, name: str) -> bytes:
 
 
 def write_checkpoint(folder: Path, step: int, *, between: Callable[[], object] = lambda: None) -> None:
-    """One step of a run: ends to the chain file, components' files in pieces, commit, best mark, retention."""
+    """One step of a run: ends to the chain file, components' files in pieces, commit, retention."""
     store = CheckpointStore(folder / "checkpoints", Retention(keep_last=2))
     transaction = store.begin(step)
     position = ChainFile(folder / "ends.jsonl").append([[step, i] for i in range(5)])
@@ -40,7 +40,6 @@ def write_checkpoint(folder: Path, step: int, *, between: Callable[[], object] =
                 stream.write(content[start : start + 20_000])
                 between()
     transaction.commit(metadata={"ends": position}, sealed=seal(transaction.folder, under="policy"))
-    store.offer_best(step, score=float(step))
     store.remove_old()
 
 
@@ -55,8 +54,6 @@ def check_recovery(folder: Path) -> int:
     chain.rewind(found.checkpoint.manifest.metadata["ends"])
     assert list(chain.records()) == [[s, i] for s in range(1, step + 1) for i in range(5)]
     assert not [path for path in store.folder.iterdir() if path.name.startswith(".")]
-    best = store.best()
-    assert best is None or best.step in store.steps
     return step
 
 

@@ -1,4 +1,4 @@
-"""Which checkpoints stay, which is the best, and what a rewind does."""
+"""Which checkpoints stay, and what a rewind does."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlsys.checkpoint.checkpoint_store import BEST, Best, CheckpointStore
+from rlsys.checkpoint.checkpoint_store import CheckpointStore
 from rlsys.checkpoint.retention import Retention
 from rlsys.errors import CheckpointError
 
@@ -28,33 +28,23 @@ def commit(store: CheckpointStore, *steps: int) -> None:
     steps=st.sets(st.integers(0, 60)),
     keep_last=st.integers(1, 5),
     keep_every=st.integers(0, 10),
-    best=st.none() | st.integers(0, 60),
 )
-def test_retention_keeps_exactly_what_it_says(steps: set[int], keep_last: int, keep_every: int, best: int | None):
-    removed = Retention(keep_last=keep_last, keep_every=keep_every).steps_to_remove(steps, best=best)
+def test_retention_keeps_exactly_what_it_says(steps: set[int], keep_last: int, keep_every: int):
+    removed = Retention(keep_last=keep_last, keep_every=keep_every).steps_to_remove(steps)
     for step in steps:
         num_newer = sum(other > step for other in steps)
-        kept = num_newer < keep_last or step == best or (keep_every > 0 and step % keep_every == 0)
+        kept = num_newer < keep_last or (keep_every > 0 and step % keep_every == 0)
         assert (step in removed) == (not kept)
     assert removed <= steps
 
 
-def test_old_checkpoints_go_and_the_best_stays(store: CheckpointStore):
-    commit(store, 10, 20)
-    assert store.offer_best(20, 0.7)
-    commit(store, 30, 40, 50)
-    assert store.remove_old() == [10]
+def test_old_checkpoints_go(store: CheckpointStore):
+    commit(store, 10, 20, 30, 40, 50)
+    assert store.remove_old() == [10, 20]
     commit(store, 60)
     assert store.remove_old() == [40]
-    assert store.steps == [20, 30, 50, 60]
+    assert store.steps == [30, 50, 60]
     assert not (store.folder / "step_000010").exists() and store.clean() == []
-
-
-def test_only_a_better_score_takes_the_mark(store: CheckpointStore):
-    commit(store, 1, 2, 3)
-    assert store.best() is None
-    assert [store.offer_best(step, score) for step, score in ((1, 0.5), (2, 0.5), (3, 0.6))] == [True, False, True]
-    assert store.best() == Best(3, 0.6)
 
 
 def test_recover_goes_on_from_the_newest_and_keeps_what_is_damaged_under_another_name(store: CheckpointStore):
@@ -69,14 +59,12 @@ def test_recover_goes_on_from_the_newest_and_keeps_what_is_damaged_under_another
     assert store.recover().passed_over == ()
 
 
-def test_a_rewind_gives_up_the_later_checkpoints_and_their_best_mark(store: CheckpointStore):
+def test_a_rewind_gives_up_the_later_checkpoints(store: CheckpointStore):
     commit(store, 1, 2, 3)
-    store.offer_best(3, 0.9)
     found = store.recover(step=1)
     assert found.checkpoint is not None and found.checkpoint.step == 1
-    assert store.steps == [1] and store.best() is None
+    assert store.steps == [1]
     commit(store, 3)
-    assert store.best() is None  # the mark was of the future that was given up
     store.recover(step=1)
     assert sorted(p.name for p in store.folder.glob("step_000003*")) == [
         "step_000003.set-aside-1",
@@ -99,17 +87,9 @@ def test_an_interrupted_removal_leaves_no_damaged_checkpoint(store: CheckpointSt
     assert list(store.folder.iterdir()) == []
 
 
-def test_a_damaged_best_mark_is_an_error_that_names_it(store: CheckpointStore):
-    commit(store, 1)
-    store.offer_best(1, 0.5)
-    (store.folder / BEST).write_text('{"step": 1}')
-    with pytest.raises(CheckpointError, match=r"best\.json"):
-        store.best()
-
-
 def test_a_store_without_a_folder_is_empty(tmp_path: Path):
     store = CheckpointStore(tmp_path / "none")
-    assert store.steps == [] and store.clean() == [] and store.best() is None
+    assert store.steps == [] and store.clean() == []
     assert store.recover().checkpoint is None
     assert not store.folder.exists()
 
