@@ -7,6 +7,7 @@ waits for: its pool of scoring processes, each verdict under its own limits
 
 import dataclasses
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ class Verifying:
             memory_limit_mib=settings.memory_limit_mib,
             modules=settings.modules,
         )
+        self._verifying_since: float | None = None
 
     def verify(
         self,
@@ -65,13 +67,17 @@ class Verifying:
         Raises:
             ValueError: prompts, groups and scores do not belong together.
         """
-        requests = [
-            VerifyRequest(check.verifier, check.ground_truth, response, mode or self._settings.mode)
-            for prompt, group in zip(prompts, groups, strict=True)
-            for response in map(self.response_text, group)
-            for check in prompt.checks
-        ]
-        verdicts = iter(self._pool.verify_many(requests))
+        self._verifying_since = time.monotonic()
+        try:
+            requests = [
+                VerifyRequest(check.verifier, check.ground_truth, response, mode or self._settings.mode)
+                for prompt, group in zip(prompts, groups, strict=True)
+                for response in map(self.response_text, group)
+                for check in prompt.checks
+            ]
+            verdicts = iter(self._pool.verify_many(requests))
+        finally:
+            self._verifying_since = None
         experiences: list[list[Experience]] = []
         for number, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
             scores = reward_model_scores[number] if reward_model_scores is not None else [None] * len(group)
@@ -92,6 +98,17 @@ class Verifying:
         text = self._tokenizer.decode(ids.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str), "one response, not a batch"
         return text
+
+    def stuck_s(self) -> float:
+        """Seconds for which `verify` has waited for a verdict beyond what its pool needs to mend itself; 0 at rest.
+
+        Any thread may ask.
+        """
+        since = self._verifying_since
+        if since is None:
+            return 0.0
+        waited_s = time.monotonic() - max(since, self._pool.last_sign_of_life)
+        return max(0.0, waited_s - self._pool.stall_limit_s)
 
     def stats(self) -> dict[str, float]:
         """Metrics since the last call: outcome shares and latency p50/p99 by verifier, and the alarm."""
@@ -162,8 +179,8 @@ class VerifierWorker:
 
     @ray.method(concurrency_group="health")
     def health(self) -> float:
-        """0: an answer, which does not wait for verdicts under way, says that the process lives."""
-        return 0.0
+        """As `Verifying.stuck_s`; does not wait for verdicts under way."""
+        return self._verifying.stuck_s()
 
     def stats(self) -> dict[str, float]:
         """Metrics since the last call."""

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return import_module(COMMANDS[arguments.command]).run(arguments)
     except RlsysError as error:
         print(f"rlsys: {error}", file=sys.stderr)
-        return 1
+        return error.exit_status
     except KeyboardInterrupt:
         print("rlsys: interrupted", file=sys.stderr)
         return 130

@@ -1,20 +1,24 @@
 """`rlsys submit`: a recipe as a job of a running Ray cluster, followed until it ends.
 
 The same as `ray job submit --working-dir . -- rlsys run RECIPE cluster.address=auto`, the recipe checked here first.
+With `--retries` a job whose driver died is submitted again, and goes on where the run folder ends.
 """
 
 import argparse
 import asyncio
 import os
 import shlex
+import signal
 import sys
 import time
 from typing import Any
 
-from rlsys.errors import ActorError, RlsysError
+from rlsys.errors import ActorError, RecipeError, RlsysError
 
 EXCLUDED = [".venv", ".git", "runs", "wandb", "**/__pycache__", "*.egg-info"]
 RETRY_S = 2.0
+KILLED_IN_SHELL = 128
+"""A shell's exit status for a command that a signal ended is this and the signal's number."""
 TOKEN_HELP = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token, as for `ray job submit`"
 
 
@@ -30,6 +34,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--working-dir", default=".", help="uploaded to the cluster (default: the current directory)")
     parser.add_argument("--resume", default="auto", metavar="auto|never|PATH", help="as for `rlsys run`")
+    parser.add_argument(
+        "--retries", type=int, default=0, metavar="N", help="resume a job whose driver was killed or failed, N times"
+    )
     parser.add_argument("--connect-timeout-s", type=float, default=60.0, help="keep asking a cluster that is starting")
     parser.add_argument("--no-wait", action="store_true", help="print the job's id and return")
     parser.add_argument("--timeout-s", type=float, default=7 * 24 * 3600.0, help="stop following after this long")
@@ -37,29 +44,50 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 0 when the job succeeded (or was submitted, with --no-wait)."""
-    from ray.job_submission import JobStatus
-
     from rlsys.recipe.load import load_recipe
 
+    if arguments.no_wait and arguments.retries:
+        raise RlsysError("--retries needs someone who follows the job", fix="leave out --no-wait")
     overrides = [*arguments.overrides, 'cluster.address="auto"']
     load_recipe(arguments.recipe, overrides)
-    words = ["rlsys", "run", arguments.recipe, *overrides, "--resume", arguments.resume]
-    # The module, not the console script: the cluster's python has the packages, the working directory has the code.
-    command = "python -m launch.cli " + " ".join(shlex.quote(word) for word in words[1:])
-    client, job = _submit(arguments, command)
-    print(f"submitted {job}; logs: ray job logs {job} --address {arguments.address}", flush=True)
-    if arguments.no_wait:
-        return 0
-    try:
-        asyncio.run(asyncio.wait_for(_follow(client, job), arguments.timeout_s))
-    except TimeoutError:
-        limit = f"{arguments.timeout_s:g} s"
-        raise ActorError(
-            f"{job} was still running", value=limit, fix=f"follow it: ray job logs --follow {job}"
-        ) from None
-    status = client.get_job_status(job)
-    print(f"{job}: {status.value}")
-    return 0 if status == JobStatus.SUCCEEDED else 1
+    deadline = time.monotonic() + arguments.timeout_s
+    resume, num_retries = arguments.resume, 0
+    while True:
+        # The module, not the console script: the cluster's python has the packages, the working directory has the code.
+        command = ["python", "-m", "launch.cli", "run", arguments.recipe, *overrides, "--resume", resume]
+        client, job = _submit(arguments, shlex.join(command))
+        print(f"submitted {job}; logs: ray job logs {job} --address {arguments.address}", flush=True)
+        if arguments.no_wait:
+            return 0
+        info = _wait_for(client, job, deadline=deadline)
+        print(f"{job}: {info.status.value}", flush=True)
+        why = why_resumable(info)
+        if why is None or num_retries >= arguments.retries:
+            return 0 if info.status.value == "SUCCEEDED" else 1
+        resume, num_retries = "auto", num_retries + 1
+        print(f"{job} {why}; it is resumed, retry {num_retries} of {arguments.retries}", flush=True)
+
+
+def why_resumable(info: Any) -> str | None:
+    """What a job failed of, where the same recipe given again may go on from its last checkpoint; None otherwise.
+
+    Not when it succeeded or was stopped by `ray job stop` or Ctrl-C, not when what was given to it was refused, and
+    not when it never began.
+
+    Args:
+        info: a `JobDetails` of a job that has ended.
+    """
+    if info.status.value != "FAILED":
+        return None
+    if info.error_type == "JOB_SUPERVISOR_ACTOR_DIED":
+        return "lost its node"
+    status = info.driver_exit_code
+    if status is None or status == RecipeError.exit_status:
+        return None
+    number = -status if status < 0 else status - KILLED_IN_SHELL
+    if number <= 0:
+        return f"failed with exit status {status}"
+    return None if number == signal.SIGINT else f"lost its driver to signal {number}"
 
 
 def _submit(arguments: argparse.Namespace, command: str) -> tuple[Any, str]:
@@ -83,6 +111,20 @@ def _submit(arguments: argparse.Namespace, command: str) -> tuple[Any, str]:
             if time.monotonic() > deadline:
                 raise RlsysError(f"the cluster at {arguments.address} took no job: {error}", fix=TOKEN_HELP) from error
             time.sleep(RETRY_S)
+
+
+def _wait_for(client: Any, job: str, *, deadline: float) -> Any:
+    """Follows a job until it ends; its `JobDetails`."""
+    started = time.monotonic()
+    try:
+        asyncio.run(asyncio.wait_for(_follow(client, job), deadline - started))
+    except TimeoutError:
+        raise ActorError(
+            f"{job} was still running",
+            value=f"{time.monotonic() - started:.0f} s",
+            fix=f"follow it: ray job logs --follow {job}",
+        ) from None
+    return client.get_job_info(job)
 
 
 async def _follow(client: Any, job: str) -> None:

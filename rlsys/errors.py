@@ -13,6 +13,9 @@ class RlsysError(Exception):
     'batch_groups must be positive; got 0; set rollout.batch_groups to 1 or more'
     """
 
+    exit_status = 1
+    """Of a command that ends with it."""
+
     def __init__(self, problem: str, *, value: object = None, fix: str = "") -> None:
         self.problem, self.value, self.fix = problem, value, fix
         received = "" if value is None else f"got {value!r}"
@@ -32,6 +35,8 @@ def _rebuild(kind: type[RlsysError], problem: str, value: object, fix: str, attr
 class RecipeError(RlsysError):
     """The recipe, or an override of it, cannot be used. `problems` lists every fault found at load."""
 
+    exit_status = 2
+
     def __init__(self, problem: str, *, value: object = None, fix: str = "", problems: tuple[str, ...] = ()) -> None:
         super().__init__(problem, value=value, fix=fix)
         self.problems = problems
@@ -39,6 +44,8 @@ class RecipeError(RlsysError):
 
 class DataError(RlsysError):
     """A data set, row or ground truth cannot be used."""
+
+    exit_status = 2
 
 
 class VerifierError(RlsysError):

@@ -21,6 +21,7 @@ import numpy as np
 
 from rlsys.errors import RlsysError, WeightTransferError
 from rlsys.recipe.rollout import SamplingSettings
+from rlsys.rollouts.engine_shared_memory import forget_names
 from rlsys.rollouts.open_group import FinishedGroup, OpenGroup, OpenSample
 from rlsys.rollouts.partial_group import Response
 from rlsys.rollouts.sampling_engine_settings import EngineSettings, engine_arguments, engine_environment
@@ -59,6 +60,8 @@ class SamplingEngine:
         arguments = engine_arguments(settings, on_cpu=self.on_cpu)
         self._llm: LLMEngine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         self._client: InprocClient = self._llm.engine_core  # pyright: ignore[reportAttributeAccessIssue]
+        if self.world_size > 1:
+            forget_names()
         assert self._client.engine_core.batch_queue is None, "a step may be in flight between two calls of step()"
         self._scheduler: Scheduler = self._client.engine_core.scheduler  # pyright: ignore[reportAttributeAccessIssue]
         self.max_model_len: int = self._llm.model_config.max_model_len

@@ -12,7 +12,6 @@ Lines in: `id JSON-request`. Lines out: `id JSON-result`; first of all `ready`. 
 
 import ctypes
 import json
-import multiprocessing
 import os
 import queue
 import signal
@@ -27,6 +26,7 @@ from typing import Any, BinaryIO
 from pebble import CONSTS, ProcessExpired, ProcessPool
 
 from rlsys.verifiers import scoring
+from rlsys.verifiers.pipe_lock import NamelessContext
 from rlsys.verifiers.registry import BUILT_IN
 
 READY_LINE = b"ready\n"
@@ -72,7 +72,7 @@ class Broker:
 
     def __init__(self, num_workers: int, limits: scoring.ScoringLimits, results: BinaryIO) -> None:
         self._num_workers, self._limits, self._results = num_workers, limits, results
-        self._context = multiprocessing.get_context("forkserver")
+        self._context = NamelessContext()
         modules = sorted({module for module, _, _ in BUILT_IN.values()})
         self._context.set_forkserver_preload([scoring.__name__, *modules, *IMPORTED_LATE, *limits.modules])
         num_slots = num_workers * BATCHES_PER_WORKER

@@ -24,8 +24,6 @@ from rlsys.verifiers.scoring import CHECK_MODE, SLICE_S, ScoringLimits
 
 START_LIMIT_S = 120.0
 STOP_LIMIT_S = 5.0
-ORDERLY_END_S = 1.0
-"""The broker's own children end with it; killing them at once would leave its semaphores behind."""
 MAX_RESTARTS = 3
 """How often in a row, without a verdict in between, the broker is started again before requests are given up."""
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
@@ -96,7 +94,10 @@ class VerifierPool:
         self._restarts = 0
         self._closed = False
         self._stats: dict[str, VerifierStats] = {}
-        self._last_sign_of_life = time.monotonic()
+        self.last_sign_of_life = time.monotonic()
+        """When the processes last gave a verdict, were started, or were asked while they had nothing to do."""
+        self.stall_limit_s = wall_limit_s + SLICE_S + 3 * BACKSTOP_GRACE_S
+        """Without a sign of life for so long, processes that have been asked are started anew."""
         self._broker = self._start_broker()
         self._reader = threading.Thread(target=self._read_results, name="verifier-pool", daemon=True)
         self._reader.start()
@@ -168,7 +169,7 @@ class VerifierPool:
             if self._closed:
                 raise VerifierError("the verifier pool is closed", fix="ask before leaving its `with` block")
             if not self._asked:
-                self._last_sign_of_life = time.monotonic()
+                self.last_sign_of_life = time.monotonic()
             lines = []
             for request, payload in zip(asked, payloads, strict=True):
                 one = _Asked(request[0], b"%d %s\n" % (self._next_id, payload), request[3] != CHECK_MODE)
@@ -203,6 +204,7 @@ class VerifierPool:
                 value=broker.returncode,
                 fix="its message is on standard error; check `verifiers.modules` and `memory_limit_mib`",
             )
+        self.last_sign_of_life = time.monotonic()
         return broker
 
     def _read_results(self) -> None:
@@ -230,7 +232,6 @@ class VerifierPool:
 
     def _read_until_end(self, broker: subprocess.Popen[bytes]) -> None:
         assert broker.stdout is not None
-        stall_limit_s = self._limits.wall_limit_s + SLICE_S + 3 * BACKSTOP_GRACE_S
         unfinished = b""
         with selectors.DefaultSelector() as selector:
             selector.register(broker.stdout, selectors.EVENT_READ)
@@ -239,10 +240,10 @@ class VerifierPool:
                     received = os.read(broker.stdout.fileno(), 1 << 16)
                     if not received:
                         return
-                    self._last_sign_of_life = time.monotonic()
+                    self.last_sign_of_life = time.monotonic()
                     *lines, unfinished = (unfinished + received).split(b"\n")
                     self._settle(lines)
-                elif self._asked and time.monotonic() - self._last_sign_of_life > stall_limit_s:
+                elif self._asked and time.monotonic() - self.last_sign_of_life > self.stall_limit_s:
                     broker.kill()
 
     def _settle(self, lines: Sequence[bytes]) -> None:
@@ -300,8 +301,8 @@ def _stop(broker: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         broker.kill()
         broker.wait()
-    ended = time.monotonic()
+    deadline = time.monotonic() + STOP_LIMIT_S
     with contextlib.suppress(ProcessLookupError):
-        while (waited_s := time.monotonic() - ended) < STOP_LIMIT_S:
-            os.killpg(broker.pid, 0 if waited_s < ORDERLY_END_S else signal.SIGKILL)
+        while time.monotonic() < deadline:
+            os.killpg(broker.pid, signal.SIGKILL)
             time.sleep(0.01)

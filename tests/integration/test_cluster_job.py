@@ -8,10 +8,16 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+from ray.job_submission import JobDetails, JobStatus, JobType
+
+from launch.submit import why_resumable
+from rlsys.telemetry.tracker import read_metrics
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -110,6 +116,87 @@ def test_rlsys_submit_runs_the_recipe_and_leaves_its_outputs_outside_the_working
     assert "SUCCEEDED" in output
     assert json.loads((outside / "submitted" / "03-rlvr" / "done.json").read_text())["batches"] == 1
     assert (outside / "submitted" / "03-rlvr" / "hf" / "model.safetensors").is_file()
+
+
+def drivers_of(name: str) -> list[psutil.Process]:
+    """Of jobs that run the recipe under this name."""
+    command = ("launch.cli", "run", f"name={name}")
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if all(word in (process.info["cmdline"] or []) for word in command)
+    ]
+
+
+def test_a_killed_driver_is_resumed_by_the_retry(cluster: Cluster):
+    """kill -9 after its first checkpoint: another job goes on with the step after the last committed one."""
+    run = cluster.folder / "outputs" / "retried"
+    command = [
+        sys.executable, "-m", "launch.cli", "submit", RECIPE, f'runs="{run.parent}"', "name=retried", "rlvr.batches=6",
+        "rlvr.checkpoint.every=1", "--retries", "2", "--address", cluster.url,
+    ]  # fmt: skip
+    log = cluster.folder / "submit.log"
+    with log.open("w") as output:
+        submit = subprocess.Popen(command, env=cluster.env, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+    checkpoints = run / "03-rlvr" / "checkpoints"
+    deadline = time.monotonic() + 400
+    while not (checkpoints / "step_000001").is_dir():
+        assert submit.poll() is None, log.read_text()[-5000:]
+        assert time.monotonic() < deadline, "no checkpoint was committed"
+        time.sleep(0.05)
+    (driver,) = drivers_of("retried")
+    driver.kill()
+    driver.wait(timeout=30)
+    committed = max(int(path.name[5:]) for path in checkpoints.glob("step_??????"))
+    assert committed < 6, "it was killed too late"
+    assert submit.wait(timeout=400) == 0, log.read_text()[-5000:]
+    output = log.read_text()
+    assert output.count("lost its driver to signal 9; it is resumed, retry 1 of 2") == 1
+    assert output.count("submitted raysubmit_") == 2
+    assert f"resumed rlvr after batch {committed}" in output
+    rows = [row for row in read_metrics(run / "metrics.jsonl") if row["stage"] == "rlvr"]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert len(json.loads((run / "manifest.json").read_text())["starts"]) == 2
+
+
+def test_a_refused_recipe_is_not_tried_again(cluster: Cluster):
+    """Good here, and not to be found in what the cluster was given."""
+    elsewhere = cluster.folder / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "README").write_text("no recipe\n")
+    command = [
+        sys.executable, "-m", "launch.cli", "submit", SFT_RECIPE, f'runs="{cluster.folder}"', "name=refused",
+        "--working-dir", str(elsewhere), "--retries", "2", "--address", cluster.url,
+    ]  # fmt: skip
+    env = cluster.env | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "no recipe at" in done.stdout and "FAILED" in done.stdout, (done.stdout + done.stderr)[-3000:]
+    assert done.stdout.count("submitted raysubmit_") == 1
+    assert "retry" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("status", "exit_code", "error", "told"),
+    [
+        ("SUCCEEDED", 0, None, None),
+        ("STOPPED", None, None, None),
+        ("FAILED", 2, "JOB_ENTRYPOINT_COMMAND_ERROR", None),
+        ("FAILED", 130, "JOB_ENTRYPOINT_COMMAND_ERROR", None),
+        ("FAILED", -2, "JOB_ENTRYPOINT_COMMAND_ERROR", None),
+        ("FAILED", None, "RUNTIME_ENV_SETUP_FAILURE", None),
+        ("FAILED", None, "JOB_SUPERVISOR_ACTOR_DIED", "lost its node"),
+        ("FAILED", 1, "JOB_ENTRYPOINT_COMMAND_ERROR", "failed with exit status 1"),
+        ("FAILED", -9, "JOB_ENTRYPOINT_COMMAND_ERROR", "lost its driver to signal 9"),
+        ("FAILED", 143, "JOB_ENTRYPOINT_COMMAND_ERROR", "lost its driver to signal 15"),
+    ],
+)
+def test_what_a_resume_can_mend(status: str, exit_code: int | None, error: str | None, told: str | None):
+    info = JobDetails(
+        type=JobType.SUBMISSION, entrypoint="rlsys run", status=JobStatus(status), driver_exit_code=exit_code,
+        error_type=error,
+    )  # fmt: skip
+    assert why_resumable(info) == told
 
 
 def test_ray_job_submit_and_an_attached_session_find_the_same_actors_code(cluster: Cluster):

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from leftovers import shared_memory, unused_shared_memory
 
 from rlsys.errors import DataError, VerifierError
 from rlsys.types import Verdict
@@ -188,6 +189,17 @@ def test_a_killed_broker_is_replaced_and_nothing_is_lost():
         os.kill(pool.broker_pid, signal.SIGKILL)
         assert Counter(future.result().outcome for future in futures) == {"correct": 3000}
         assert pool.verify_many([good(1)])[0].outcome == "correct"
+
+
+def test_processes_killed_all_at_once_leave_no_shared_memory():
+    """Nobody is left who could take a name away: there must be none."""
+    before = shared_memory()
+    with VerifierPool(2, cpu_limit_s=5.0, modules=["rogue_verifiers"]) as pool:
+        assert pool.verify_many([good(1)])[0].outcome == "correct"
+        os.killpg(pool.broker_pid, signal.SIGKILL)
+        assert pool.verify_many([good(1)])[0].outcome == "correct", "by others in their place"
+        os.killpg(pool.broker_pid, signal.SIGKILL)
+    assert unused_shared_memory(before) == set()
 
 
 def test_closing_ends_every_process_and_settles_what_is_open():

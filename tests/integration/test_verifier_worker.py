@@ -3,7 +3,9 @@
 import json
 import math
 import os
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +130,33 @@ def test_a_reward_model_scores_alone_or_is_added(verifying: Verifying, tokenizer
     assert [group[0].reward for group in experiences] == [10.5, -1.5]
     with pytest.raises(ValueError):
         verifying.verify(prompts, groups[:1])
+
+
+def test_a_worker_is_stuck_without_verdicts_and_not_by_taking_long(
+    tokenizer: PreTrainedTokenizerFast, tokenizer_path: str
+):
+    """Six responses that take their whole second of CPU each, then a pool that stands still."""
+    slow = Verifying(SETTINGS, tokenizer_path)
+    slow._pool.stall_limit_s = 4.0
+    asked = [prompt(Check("rogue_by_word", ""))], [[rollout(tokenizer, "spin", index) for index in range(6)]]
+    most_stuck_s, started = 0.0, time.monotonic()
+    with ThreadPoolExecutor(1) as thread:
+        verifying = thread.submit(slow.verify, *asked)
+        while not verifying.done():
+            most_stuck_s = max(most_stuck_s, slow.stuck_s())
+            time.sleep(0.01)
+        assert time.monotonic() - started > slow._pool.stall_limit_s
+        assert most_stuck_s == 0.0
+        # A reader that reads no more: what the pool does about silence is its own, and not what is asked here.
+        slow._pool._settle = lambda lines: None
+        verifying = thread.submit(slow.verify, [prompt(Check("math", "4"))], [[rollout(tokenizer, "4", 0)]])
+        slow._pool.stall_limit_s = 0.5
+        while (stuck_s := slow.stuck_s()) < 0.2:
+            assert not verifying.done()
+            time.sleep(0.01)
+        slow.close()
+        assert verifying.result(timeout=60)[0][0].verdicts[0][0].outcome == "error"
+    assert slow.stuck_s() == 0.0 < stuck_s
 
 
 def test_an_empty_group_has_no_summary():

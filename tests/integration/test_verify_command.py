@@ -62,7 +62,7 @@ def test_standard_input_and_lines_that_are_no_requests(
 
 
 def test_a_file_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]):
-    assert main(["verify", "no/such/file.jsonl"]) == 1
+    assert main(["verify", "no/such/file.jsonl"]) == 2
     assert "no/such/file.jsonl" in capsys.readouterr().err
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from leftovers import shared_memory, unused_shared_memory
 from weight_lab import CANARY, PARITY, Lab, change, hf_logprobs, rollout_logprobs
 
 from rlsys.recipe.rollout import SamplingSettings
@@ -34,6 +35,7 @@ def sample(engine: SamplingEngine) -> list[Rollout]:
 
 def test_parity_after_updates_and_no_process_left_behind(tmp_path: Path):
     first, second = sorted(os.sched_getaffinity(0))[:2]
+    memory_before = shared_memory()
     lab = Lab(tmp_path, tied=True, num_ranks=2, cpu_cores=f"{first}|{second}", vllm={"tensor_parallel_size": 2})
     assert lab.engine.run(lambda engine: engine.world_size) == 2
     for version in (1, 2):
@@ -51,7 +53,9 @@ def test_parity_after_updates_and_no_process_left_behind(tmp_path: Path):
 
     processes = psutil.Process(lab.engine.pid).children(recursive=True)
     assert len(processes) >= 2
-    os.kill(lab.engine.pid, signal.SIGKILL)
+    for pid in (lab.engine.pid, *(process.pid for process in processes)):
+        os.kill(pid, signal.SIGKILL)
     _, alive = psutil.wait_procs(processes, timeout=60)
     assert alive == []
+    assert unused_shared_memory(memory_before) == set(), "nobody was left who could take a name away"
     lab.sender.close()

@@ -77,7 +77,7 @@ def test_faults_are_told_in_a_sentence(
     (tmp_path / "bad.toml").write_text('[[source]]\npath = "x"\ntake = "all"\n')
     (tmp_path / "marked.jsonl").write_text(json.dumps({"prompt": "a", "completion": "</s>"}) + "\n")
     filled = [argument.format(tmp=tmp_path, tokenizer=tokenizer) for argument in arguments]
-    assert main(["data", *filled]) == 1
+    assert main(["data", *filled]) == 2
     error = capsys.readouterr().err
     assert error.startswith("rlsys: ") and message in error
 
