@@ -1,7 +1,9 @@
 """`rlsys run --dry-run`: where every actor goes and what every stage's batches come to, before anything starts."""
 
 import math
+import subprocess
 
+from rlsys.recipe.cluster import ClusterSettings
 from rlsys.recipe.recipe import Recipe
 from rlsys.recipe.stages import AnyStage, JudgedPreferencesStage, PreferencesStage, RlvrStage, SupervisedStage
 from rlsys.scaling.placement import PlacementPlan, placement_plan
@@ -9,14 +11,27 @@ from rlsys.scaling.placement import PlacementPlan, placement_plan
 
 def describe(recipe: Recipe) -> str:
     """The recipe's placement and batch arithmetic, as lines."""
-    use_gpus = recipe.cluster.device == "gpu"
-    plan = placement_plan(recipe, use_gpus=use_gpus)
-    lines = [f"{recipe.name}: {len(recipe.stage)} stage(s), seed {recipe.seed}", "", "placement"]
+    num_gpus, about = _gpus(recipe.cluster)
+    plan = placement_plan(recipe, use_gpus=num_gpus > 0, one_gpu=num_gpus == 1)
+    lines = [f"{recipe.name}: {len(recipe.stage)} stage(s), seed {recipe.seed}", "", f"placement{about}"]
     lines += _placement_lines(plan)
     for number, stage in enumerate(recipe.stage, 1):
         lines += ["", f"{number:02d}-{stage.label} ({stage.kind})"]
         lines += [f"  {line}" for line in _batch_lines(recipe, stage)]
     return "\n".join(lines)
+
+
+def _gpus(cluster: ClusterSettings) -> tuple[float, str]:
+    """How many the run would find, and what of it is a guess."""
+    if cluster.device != "auto":
+        return (math.inf, "") if cluster.device == "gpu" else (0, "")
+    if cluster.address != "local":
+        return 0, f" on CPU; with cluster.device = auto, GPUs are used if the cluster at {cluster.address} has any"
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return 0, ""
+    return len(listed.splitlines()), ""
 
 
 def _placement_lines(plan: PlacementPlan) -> list[str]:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from rlsys.recipe.section import Section
 
@@ -11,7 +11,7 @@ class ClusterSettings(Section):
     """The actors of a recipe; the same for all its stages, so that processes stay up from one to the next."""
 
     address: str = "local"
-    """`local` starts a Ray cluster on this machine; `auto` attaches to a running one; or `ray://…` / `host:port`."""
+    """`local` starts a Ray cluster on this machine; `auto` attaches to a running one; or `host:port`."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """`auto`: GPUs where the cluster has any."""
     learner_ranks: PositiveInt = 1
@@ -51,6 +51,16 @@ class ClusterSettings(Section):
             "reference": self.reference_ranks,
             "reward": self.reward_ranks,
         }
+
+    @field_validator("address")
+    @classmethod
+    def _is_no_client(cls, address: str) -> str:
+        if address.startswith("ray://"):
+            raise ValueError(
+                f"address is {address}, and a driver of Ray Client has no part in the cluster; give auto or host:port "
+                "on one of its nodes, or use `rlsys submit`"
+            )
+        return address
 
     @model_validator(mode="after")
     def _colocated_ranks_agree(self) -> "ClusterSettings":

@@ -297,3 +297,8 @@ def test_a_canary_in_float32_is_held_to_a_ten_thousandth():
     assert mixed.canary_tolerance(use_gpus=False) == 0.05
     named = load_recipe("configs/quickstart.toml", ["rollout.canary_tolerance=0.3"])
     assert named.canary_tolerance(use_gpus=False) == 0.3
+
+
+def test_a_ray_client_address_is_refused_at_load():
+    with pytest.raises(RecipeError, match=r"ray://head:10001, and a driver of Ray Client .* use `rlsys submit`"):
+        load_recipe("configs/quickstart.toml", ['cluster.address="ray://head:10001"'])
