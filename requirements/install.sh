@@ -17,7 +17,7 @@ if [ -z "$python" ]; then
 fi
 [ -n "$python" ] || fail "needs Python 3.11 or 3.12, found $(python3 --version 2>&1 || echo none); install one, or name it: make install PYTHON=/path/to/python3.12"
 "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null ||
-    fail "needs Python 3.11 or 3.12, and $python is $("$python" --version 2>&1 || echo missing); name another: make install PYTHON=/path/to/python3.12"
+    fail "needs Python 3.11 or 3.12, and $python is $("$python" --version 2>/dev/null || echo missing); name another: make install PYTHON=/path/to/python3.12"
 command -v c++ >/dev/null 2>&1 || command -v g++ >/dev/null 2>&1 ||
     fail "needs a C++ compiler (DeepSpeed and vLLM compile small kernels) and found neither c++ nor g++; install g++ (Debian: apt-get install g++)"
 
