@@ -232,15 +232,15 @@ def test_a_stage_done_again_and_interrupted_goes_on_and_has_each_step_once(run_f
     overrides = [*CUTS, *GATE, f'runs="{tmp_path}"', "rlvr.batches=14", 'tracking.wandb="off"']
     command = [sys.executable, "-m", "launch.cli", "run", "configs/quickstart.toml", *overrides]
 
-    def interrupted(number: int, *options: str) -> int:
-        """Starts the command, sends the signal after a step that it trained, and gives the newest checkpoint's step."""
+    def interrupted(number: int, step: int, *options: str) -> int:
+        """Starts the command, sends the signal after the step, and gives that of the newest checkpoint."""
         started = time.time()
         process = subprocess.Popen(
             [*command, *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             start_new_session=True,
         )  # fmt: skip
         ours = psutil.Process(process.pid)
-        while not any(row["time"] > started and row["step"] % 2 for row in rows(run, "rlvr")[1:]):
+        while not any(row["time"] > started and row["step"] >= step for row in rows(run, "rlvr")):
             assert process.poll() is None and time.time() - started < 200, process.communicate()[0]
             time.sleep(0.05)
         family = [ours, *ours.children(recursive=True)]
@@ -251,7 +251,7 @@ def test_a_stage_done_again_and_interrupted_goes_on_and_has_each_step_once(run_f
         return max(int(path.name[5:]) for path in (run / "06-rlvr" / "checkpoints").glob("step_??????"))
 
     before = rows(run, "sft")
-    saved = [interrupted(signal.SIGTERM, "--from", "rlvr"), interrupted(signal.SIGINT)]
+    saved = [interrupted(signal.SIGTERM, 3, "--from", "rlvr"), interrupted(signal.SIGINT, 7)]
     assert 0 < saved[0] < saved[1] < 14
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
