@@ -148,11 +148,15 @@ class RlvrRun:
     def _verdict_metrics(self) -> dict[str, float]:
         """Of every group that was judged since the last step: those of a batch are only the ones that could be."""
         groups, self.judged_groups = self.judged_groups, []
-        failed = failed_verdict_frac(groups)
-        alarm = failed > self.settings.verifiers.alarm_failed_frac
-        if alarm:
-            print(f"ALARM: {failed:.1%} of the verdicts timed out or failed; they are masked from training", flush=True)
-        return verdict_metrics(groups) | {"verifier/alarm": float(alarm)}
+        metrics = verdict_metrics(groups)
+        if metrics:  # a reward model alone gives no verdicts
+            failed = failed_verdict_frac(groups)
+            alarm = failed > self.settings.verifiers.alarm_failed_frac
+            if alarm:
+                told = "timed out or failed; they are masked from training"
+                print(f"ALARM: {failed:.1%} of the verdicts {told}", flush=True)
+            metrics["verifier/alarm"] = float(alarm)
+        return metrics
 
     def evaluate_if_due(self, step: int) -> dict[str, float]:
         """Development accuracy every `evaluation.every` batches and at the end; exports a policy that is the best."""

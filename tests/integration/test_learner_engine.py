@@ -227,7 +227,8 @@ def scalar_outputs(rank: Rank, learner: LearnerSettings, rows: list[Row]):
     counts = {"rows": float(len(mine))}
     report = rank.engine.train_step([[row] for row in mine], objective, lr=1.0, denominators=counts)
     after = whole_weights(rank)
-    return outputs, {name: after[name] - before[name] for name in after}, report.metrics
+    metrics = {name: value for name, value in report.metrics.items() if not name.startswith("perf/")}
+    return outputs, {name: after[name] - before[name] for name in after}, metrics
 
 
 def test_values_and_scores_do_not_depend_on_who_shares_rows(ranks: Ranks):  # noqa: F811
