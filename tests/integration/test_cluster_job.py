@@ -132,15 +132,15 @@ def test_a_killed_driver_is_resumed_by_the_retry(cluster: Cluster):
     """kill -9 after its first checkpoint: another job goes on with the step after the last committed one."""
     run = cluster.folder / "outputs" / "retried"
     command = [
-        sys.executable, "-m", "launch.cli", "submit", RECIPE, f'runs="{run.parent}"', "name=retried", "rlvr.batches=6",
-        "rlvr.checkpoint.every=1", "--retries", "2", "--address", cluster.url,
+        sys.executable, "-m", "launch.cli", "submit", SFT_RECIPE, f'runs="{run.parent}"', "name=retried",
+        "sft.epochs=4", "sft.max_steps=60", "sft.checkpoint.every=2", "--retries", "2", "--address", cluster.url,
     ]  # fmt: skip
     log = cluster.folder / "submit.log"
     with log.open("w") as output:
         submit = subprocess.Popen(command, env=cluster.env, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
-    checkpoints = run / "03-rlvr" / "checkpoints"
+    checkpoints = run / "02-sft" / "checkpoints"
     deadline = time.monotonic() + 400
-    while not (checkpoints / "step_000001").is_dir():
+    while not (checkpoints / "step_000002").is_dir():
         assert submit.poll() is None, log.read_text()[-5000:]
         assert time.monotonic() < deadline, "no checkpoint was committed"
         time.sleep(0.05)
@@ -148,14 +148,14 @@ def test_a_killed_driver_is_resumed_by_the_retry(cluster: Cluster):
     driver.kill()
     driver.wait(timeout=30)
     committed = max(int(path.name[5:]) for path in checkpoints.glob("step_??????"))
-    assert committed < 6, "it was killed too late"
+    assert committed < 60, "it was killed too late"
     assert submit.wait(timeout=400) == 0, log.read_text()[-5000:]
     output = log.read_text()
     assert output.count("lost its driver to signal 9; it is resumed, retry 1 of 2") == 1
     assert output.count("submitted raysubmit_") == 2
-    assert f"resumed rlvr after batch {committed}" in output
-    rows = [row for row in read_metrics(run / "metrics.jsonl") if row["stage"] == "rlvr"]
-    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert f"resumed sft after step {committed}" in output
+    rows = [row for row in read_metrics(run / "metrics.jsonl") if row["stage"] == "sft"]
+    assert [row["step"] for row in rows] == list(range(1, 61))
     assert len(json.loads((run / "manifest.json").read_text())["starts"]) == 2
 
 

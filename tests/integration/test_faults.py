@@ -34,6 +34,7 @@ from fault_lab import (
     raise_in_steps,
     train,
 )
+from tiny_recipe import sampling_and_update
 
 from actors.groups import ModelGroup, RankGroup
 from actors.learner import Learner
@@ -126,6 +127,16 @@ def test_staleness_0_equals_a_straight_loop_bit_for_bit(context: RunContext, und
     straight_loop(context, undisturbed.settings, folder)
     assert_same_weights(undisturbed.folder, folder)
     context.forget_models()  # the engines' group is the loop's now
+
+
+def test_sampling_never_overlaps_the_update_at_staleness_0(context: RunContext, monkeypatch):
+    """Not only where a deterministic run waits for everything."""
+    monkeypatch.setattr(context, "recipe", context.recipe.model_copy(update={"deterministic": False}))
+    run = train(context, "synchronous")
+    assert {row["staleness/max_steps"] for row in run.rows} == {0.0}
+    sampling, update, both = sampling_and_update(context.folder, "synchronous")
+    assert sampling > 0.0 and update > 0.0
+    assert both == 0.0
 
 
 def test_killed_ranks_change_no_bit_of_the_result(context: RunContext, undisturbed: SimpleNamespace, monkeypatch):

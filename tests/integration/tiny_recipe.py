@@ -8,6 +8,8 @@ from typing import IO
 
 from rlsys.recipe.load import load_recipe
 from rlsys.recipe.recipe import Recipe
+from rlsys.telemetry.trace import busy_seconds, overlap_seconds, read_trace
+from rlsys.telemetry.tracker import read_metrics
 
 ROOT = Path(__file__).parents[2]
 CUTS = (
@@ -59,6 +61,14 @@ modules = ["rlsys.quickstart.exact_items"]
 console = false
 wandb = "off"
 """
+
+
+def sampling_and_update(run_folder: Path, stage: str) -> tuple[float, float, float]:
+    """Seconds in which an RLVR stage sampled for training, updated, and did both, from its second batch on."""
+    first, *_, last = (row["time"] for row in read_metrics(run_folder / "metrics.jsonl") if row["stage"] == stage)
+    trace = [span for span in read_trace(run_folder / "trace.json") if first < span.end_s < last]
+    sampling = busy_seconds(trace, "sampling") - overlap_seconds(trace, "sampling", "evaluate")
+    return sampling, busy_seconds(trace, "update"), overlap_seconds(trace, "sampling", "update")
 
 
 def start_python(
