@@ -14,6 +14,7 @@ import ray.exceptions
 
 from actors.crew import Crew
 from actors.data_tasks import ModelFolder
+from actors.groups import ModelGroup, Pending
 from actors.pump import RolloutPump
 from actors.roster_publisher import RosterPublisher
 from launch.progress import progress
@@ -143,20 +144,33 @@ class RunContext:
     @contextmanager
     def loading_policy(self, folder: Path | None, learner: LearnerSettings) -> Iterator[None]:
         """`load_policy` while the block does something else."""
-        if folder is not None and folder == self.learner_holds:
-            try:
-                self.crew.learner.begin_stage(learner).get()
-            except RlsysError as error:  # another DeepSpeed engine is needed: it is built from the exported folder
-                print(f"the policy is loaded again: {error}", flush=True)
-            else:
-                yield
-                return
-        self.learner_holds = None
-        loading = self.crew.learner.load(self.policy_settings(folder), learner)
+        held, self.learner_holds = self.learner_holds, None
+        loading = self.keep_or_load(self.crew.learner, folder, held=held, learner=learner)
         yield
-        with self.spans.span("load"), progress("loading the policy", shown=self.recipe.tracking.console):
-            loading.get(self.recipe.cluster.start_timeout_s)
+        if loading is not None:
+            with self.spans.span("load"), progress("loading the policy", shown=self.recipe.tracking.console):
+                loading.get(self.recipe.cluster.start_timeout_s)
         self.learner_holds = folder
+
+    def keep_or_load(
+        self, group: ModelGroup, folder: Path | None, *, held: Path | None, learner: LearnerSettings
+    ) -> Pending[Any] | None:
+        """Has a group's model ready for a stage: with the weights that it holds, or else read from the folder.
+
+        Args:
+            folder: None for the recipe's own model.
+            held: the folder whose weights the group has in memory.
+
+        Returns:
+            What is under way; None where the weights were kept.
+        """
+        if folder is not None and folder == held:
+            try:
+                group.begin_stage(learner).get()
+                return None
+            except RlsysError as error:  # another DeepSpeed engine is needed: it is built from the exported folder
+                print(f"{folder} is loaded again: {error}", flush=True)
+        return group.load(self.policy_settings(folder), learner)
 
     def publish(self, version: PolicyVersion, canary_ids: list[int]) -> PublicationReport:
         """Brings the learner's weights to every engine.

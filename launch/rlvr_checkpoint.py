@@ -18,6 +18,7 @@ from actors.shards import GroupReference
 from launch.context import get
 from launch.model_states import commit_deadline_s, save_states
 from rlsys.checkpoint.checkpoint import Checkpoint
+from rlsys.errors import CheckpointError
 from rlsys.rollouts.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def save_checkpoint(run: "RlvrRun", step: int) -> None:
             "tracker": run.stage.tracker.position(),
             "chain": run.chain_position,
             "best": [run.best_score, run.best_step] if run.best_step else None,
+            "prompts": run.prompts_digest,
         }
     except BaseException:
         transaction.cancel()
@@ -90,6 +92,12 @@ def restore_checkpoint(run: "RlvrRun") -> None:
 
 def _restore(run: "RlvrRun", checkpoint: Checkpoint) -> None:
     metadata: Any = checkpoint.manifest.metadata
+    if metadata["prompts"] != run.prompts_digest:
+        raise CheckpointError(
+            "the prompts are not those that the checkpoint was trained on: ordinals would stand for others",
+            value=str(checkpoint.path),
+            fix=f"bring the data and its settings back, or begin the stage again with --from {run.settings.label}",
+        )
     crew = run.context.crew
     pending = [crew.learner.restore(str(checkpoint.path / "policy"))]
     if run.settings.algorithm.needs_values:

@@ -58,6 +58,8 @@ class RlvrRun:
     committer: BackgroundCommitter
     exports: PolicyExports
     canary_ids: list[int]
+    prompts_digest: str
+    """Of the stage's prompts in their order: what a resumed run compares its own with."""
     development: list[EvaluationSet]
     scale_requests: ScaleRequests
     num_rollbacks: int = 0

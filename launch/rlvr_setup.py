@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actors.data_tasks import build_prompts
 from actors.groups import Pending
@@ -25,13 +25,16 @@ from rlsys.rollouts.ledger_records import LedgerSettings
 from rlsys.rollouts.prompt_stream import PromptStream
 from rlsys.scaling.scale_request import ScaleRequests
 
+if TYPE_CHECKING:
+    from rlsys.data.prompts import PromptSet
+
 
 def set_up(context: RunContext, stage: StageContext) -> RlvrRun:
     """Reads the prompts. `bring_up` comes next."""
     settings = stage.stage
     assert isinstance(settings, RlvrStage)
     evaluation = settings.evaluation
-    stream = prompt_stream(context, settings, stage.folder)
+    prompts = read_prompts(context, settings, stage.folder)
     return RlvrRun(
         context=context,
         stage=stage,
@@ -39,12 +42,13 @@ def set_up(context: RunContext, stage: StageContext) -> RlvrRun:
         scale_requests=ScaleRequests(context.folder),
         ledger=Ledger(ledger_settings(settings)),
         buffer=ExperienceBuffer(),
-        pump=_pump(context, settings, stream),
+        pump=_pump(context, settings, PromptStream(prompts, context.recipe.seed)),
         guard=StepGuard(settings.algorithm.safety.max_skipped_in_a_row),
         chain=ChainFile(stage.folder / "ends.jsonl"),
         exports=PolicyExports(stage.folder),
         committer=BackgroundCommitter(stage.checkpoints, deadline_s=commit_deadline_s(context.recipe.cluster)),
         canary_ids=context.model.canary_ids[: context.recipe.rollout.canary_tokens],
+        prompts_digest=prompts.digest,
         development=load_sets(
             context,
             evaluation.development,
@@ -75,15 +79,14 @@ def ledger_settings(settings: RlvrStage) -> LedgerSettings:
     )
 
 
-def prompt_stream(context: RunContext, settings: RlvrStage, folder: Path) -> PromptStream:
+def read_prompts(context: RunContext, settings: RlvrStage, folder: Path) -> "PromptSet":
     """The stage's prompts; their data card goes into the folder."""
     data = context.resolve_data(settings.prompts)
     alone = settings.reward_model is not None and settings.reward_model.is_alone
     modules = None if alone else stage_modules(context)
     gate = context.resolve_gate(settings.decontamination)
     ref = build_prompts.remote(data, context.model.folder, str(folder), modules, None, gate)
-    prompts = get(ref, timeout_s=context.recipe.cluster.operation_timeout_s, what="reading the prompts")
-    return PromptStream(prompts, context.recipe.seed)
+    return get(ref, timeout_s=context.recipe.cluster.operation_timeout_s, what="reading the prompts")
 
 
 def _pump(context: RunContext, settings: RlvrStage, stream: PromptStream) -> RolloutPump:
@@ -131,12 +134,9 @@ def load_models(context: RunContext, settings: RlvrStage) -> None:
         if settings.algorithm.needs_values:
             from_policy = settings.value_from == FROM_POLICY
             value_folder = policy if from_policy else context.reward_folder(settings.value_from)
-            value = context.crew.value
-            if value_folder is not None and value_folder == context.value_holds:
-                pending.append(value.begin_stage(settings.value_learner))
-            else:
-                pending.append(value.load(context.policy_settings(value_folder), settings.value_learner))
-            context.value_holds = None
+            held, context.value_holds = context.value_holds, None
+            loading = context.keep_or_load(context.crew.value, value_folder, held=held, learner=settings.value_learner)
+            pending += [] if loading is None else [loading]
         pending += load_frozen(context, settings)
     context.learner_holds = None
     for answer in pending:

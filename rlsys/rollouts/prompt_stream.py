@@ -9,7 +9,7 @@ import hashlib
 import struct
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -20,15 +20,8 @@ FEISTEL_ROUNDS = 12
 _MASK_64 = (1 << 64) - 1
 
 
-class PromptRow(NamedTuple):
-    """A prompt without its place in the stream; a plain tuple in this order serves too."""
-
-    id: str
-    messages: Sequence[Message]
-    token_ids: np.ndarray
-    """`[P]` int32."""
-    checks: Sequence[Check]
-    source: str
+PromptRow: TypeAlias = tuple[str, Sequence[Message], np.ndarray, Sequence[Check], str]
+"""A prompt without its place in the stream: id, messages, token ids `[P]` int32, checks, source."""
 
 
 class Prompts(Protocol):
@@ -95,7 +88,7 @@ class PromptStream:
         prompts: not empty, and the same at every resume.
         seed: of 64 bits, signed.
 
-    >>> row = PromptRow("a", (), np.array([1], np.int32), (), "doc")
+    >>> row = ("a", (), np.array([1], np.int32), (), "doc")
     >>> PromptStream([row], seed=0)[10**15].ordinal
     1000000000000000
     """

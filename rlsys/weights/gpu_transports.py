@@ -33,7 +33,8 @@ class NcclTransport:
         return {}
 
     def send(self, packed: torch.Tensor) -> None:
-        self._group.broadcast(packed, src=0)
+        # Named, or vLLM would make a stream of its own the current one of this thread, and training would go on in it.
+        self._group.broadcast(packed, src=0, stream=torch.cuda.current_stream())
         sent = torch.cuda.Event()
         sent.record()
         ends_at = time.monotonic() + self._deadline_s

@@ -45,7 +45,7 @@ from actors.reference_model import ReferenceModel
 from actors.shards import GroupReference, ShardReference
 from launch.context import RunContext
 from launch.rlvr_run import MAX_IN_A_ROW
-from launch.rlvr_setup import load_models, prompt_stream
+from launch.rlvr_setup import load_models, read_prompts
 from rlsys.algorithms.schedule import learning_rate
 from rlsys.checkpoint.run_folder import LOCK
 from rlsys.checkpoint.saved_rollouts import load_rollouts
@@ -53,7 +53,7 @@ from rlsys.errors import ActorError, PlacementError, VerifierError
 from rlsys.recipe.rollout import SamplingSettings
 from rlsys.recipe.stages import CheckpointSettings, RlvrStage
 from rlsys.rollouts.experience_buffer import balance
-from rlsys.rollouts.prompt_stream import hash_integers
+from rlsys.rollouts.prompt_stream import PromptStream, hash_integers
 from rlsys.types import Prompt
 from rlsys.weights.publisher import PublicationSettings
 
@@ -72,7 +72,7 @@ def context(tmp_path_factory) -> Iterator[RunContext]:
 def straight_loop(context: RunContext, settings: RlvrStage, folder: Path) -> None:
     """What RLVR at staleness 0 does, in order, with nothing under way at the same time."""
     crew, recipe, algorithm = context.crew, context.recipe, settings.algorithm
-    stream = prompt_stream(context, settings, folder)
+    stream = PromptStream(read_prompts(context, settings, folder), recipe.seed)
     load_models(context, settings)
     handles = list(crew.workers)
     publisher = ray_publisher(crew.learner.ranks.handles, handles, settings=PublicationSettings())

@@ -17,12 +17,12 @@ from rlsys.rollouts.chain_audit import audit_ends, end_record
 from rlsys.rollouts.experience_buffer import ExperienceBuffer
 from rlsys.rollouts.ledger import Ledger
 from rlsys.rollouts.ledger_records import LedgerSettings
-from rlsys.rollouts.prompt_stream import PromptRow, PromptStream, sample_seed
+from rlsys.rollouts.prompt_stream import PromptStream, sample_seed
 from rlsys.types import Experience, GroupSummary, Rollout, Verdict
 
 SEED = 3
 SETTINGS = LedgerSettings(batch_groups=4, max_staleness=0, total_batches=30, max_attempts=50)
-ROWS = [PromptRow(f"p{i}", (), np.array([i], np.int32), (), "") for i in range(10)]
+ROWS = [(f"p{i}", (), np.array([i], np.int32), (), "") for i in range(10)]
 
 
 class Run:

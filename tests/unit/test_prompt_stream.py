@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlsys.data.prompts import PromptItem
 from rlsys.rollouts.prompt_stream import (
-    PromptRow,
     PromptStream,
     permute,
     sample_seed,
@@ -19,9 +19,11 @@ PINNED_LOCATIONS = [(0, 5), (0, 1), (0, 2), (1, 8), (100000000000, 6)]
 PINNED_SEED = 1445694884619442965
 
 
-def make_rows(count: int, name: str = "row") -> list[PromptRow]:
+def make_rows(count: int, name: str = "row") -> list[PromptItem]:
     messages = ({"role": "user", "content": "?"},)
-    return [PromptRow(f"{name}/{i}", messages, np.array([i, 7]), (Check("gsm8k", str(i)),), name) for i in range(count)]
+    return [
+        PromptItem(f"{name}/{i}", messages, np.array([i, 7]), (Check("gsm8k", str(i)),), name) for i in range(count)
+    ]
 
 
 @settings(deadline=None)
