@@ -1,6 +1,7 @@
 """`rlsys submit`: a recipe as a job of a running Ray cluster, followed until it ends.
 
-The same as `ray job submit --working-dir . -- rlsys run RECIPE cluster.address=auto`, the recipe checked here first.
+The same as `ray job submit --working-dir . -- rlsys run RECIPE cluster.address=auto`, the recipe checked here first:
+`runs` must be an absolute path, since a relative one would be in the cluster's temporary copy of the working directory.
 With `--retries` a job whose driver died is submitted again, and goes on where the run folder ends.
 """
 
@@ -19,6 +20,8 @@ EXCLUDED = [".venv", ".git", "runs", "wandb", "**/__pycache__", "*.egg-info"]
 RETRY_S = 2.0
 KILLED_IN_SHELL = 128
 """A shell's exit status for a command that a signal ended is this and the signal's number."""
+START_HELP = "start one with `ray start --head`, or give --address http://HEAD:8265 of one that runs"
+ANSWER_HELP = "its own reason is in dashboard.log under /tmp/ray/session_latest/logs of the head node"
 TOKEN_HELP = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token, as for `ray job submit`"
 
 
@@ -49,7 +52,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.no_wait and arguments.retries:
         raise RlsysError("--retries needs someone who follows the job", fix="leave out --no-wait")
     overrides = [*arguments.overrides, 'cluster.address="auto"']
-    load_recipe(arguments.recipe, overrides)
+    recipe = load_recipe(arguments.recipe, overrides)
+    if not os.path.isabs(recipe.runs):
+        raise RecipeError(
+            "runs is relative: on the cluster that is in a temporary copy of the working directory, and lost with it",
+            value=recipe.runs,
+            fix='give a folder that all nodes share: runs="/shared/runs"',
+        )
     deadline = time.monotonic() + arguments.timeout_s
     resume, num_retries = arguments.resume, 0
     while True:
@@ -96,6 +105,7 @@ def _submit(arguments: argparse.Namespace, command: str) -> tuple[Any, str]:
     from ray.job_submission import JobSubmissionClient
 
     deadline = time.monotonic() + arguments.connect_timeout_s
+    waiting = False
     while True:
         try:
             client = JobSubmissionClient(arguments.address)
@@ -108,8 +118,13 @@ def _submit(arguments: argparse.Namespace, command: str) -> tuple[Any, str]:
         except AuthenticationError as error:
             raise RlsysError(f"the cluster at {arguments.address} took no job: {error}", fix=TOKEN_HELP) from error
         except (ConnectionError, RuntimeError) as error:
+            problem = f"the cluster at {arguments.address} took no job: {str(error).rstrip('.')}"
             if time.monotonic() > deadline:
-                raise RlsysError(f"the cluster at {arguments.address} took no job: {error}", fix=TOKEN_HELP) from error
+                fix = START_HELP if isinstance(error, ConnectionError) else ANSWER_HELP
+                raise RlsysError(problem, fix=fix) from error
+            if not waiting:
+                print(f"{problem}; asking for {arguments.connect_timeout_s:g} s (--connect-timeout-s)", flush=True)
+            waiting = True
             time.sleep(RETRY_S)
 
 

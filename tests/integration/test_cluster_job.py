@@ -100,7 +100,9 @@ def test_without_the_token_no_job_is_taken(cluster: Cluster):
     env = {key: value for key, value in cluster.env.items() if not key.startswith("RAY_AUTH")}
     env["RAY_AUTH_MODE"] = "token"
     env["HOME"] = str(cluster.folder)
-    command = [sys.executable, "-m", "launch.cli", "submit", RECIPE, "--address", cluster.url]
+    command = [
+        sys.executable, "-m", "launch.cli", "submit", RECIPE, f'runs="{cluster.folder}"', "--address", cluster.url,
+    ]  # fmt: skip
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "took no job: Token authentication" in done.stderr

@@ -1,0 +1,90 @@
+"""`rlsys submit` before a cluster has taken the job: what is refused, and what is said of a cluster that takes none."""
+
+import socket
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+
+from launch import submit
+from launch.cli import main
+
+RECIPE = "configs/quickstart.toml"
+SHARED = 'runs="/shared/runs"'
+
+
+@pytest.fixture(autouse=True)
+def no_other_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray prefers these to the address it is given."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """An address that is taken, and where nothing listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.fixture
+def answering(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A job server that gives one status to everything."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(request.param)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("override", "got"), [((), "runs"), (('runs="../out"',), "../out")])
+def test_outputs_in_the_temporary_copy_of_the_working_directory_are_refused(
+    override: tuple[str, ...], got: str, nobody: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["submit", RECIPE, *override, "--address", nobody]) == 2
+    said = capsys.readouterr()
+    assert said.err == (
+        "rlsys: runs is relative: on the cluster that is in a temporary copy of the working directory, and lost with "
+        f"it; got '{got}'; give a folder that all nodes share: runs=\"/shared/runs\"\n"
+    )
+    assert said.out == "", "something was sent"
+
+
+def test_without_a_cluster_the_waiting_is_told_and_then_how_to_start_one(
+    nobody: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(submit, "RETRY_S", 0.05)
+    assert main(["submit", RECIPE, SHARED, "--address", nobody, "--connect-timeout-s", "0.2"]) == 1
+    said = capsys.readouterr()
+    problem = f"the cluster at {nobody} took no job: Failed to connect to Ray at address: {nobody}"
+    assert said.out == f"{problem}; asking for 0.2 s (--connect-timeout-s)\n"
+    assert said.err == (
+        f"rlsys: {problem}; start one with `ray start --head`, or give --address http://HEAD:8265 of one that runs\n"
+    )
+
+
+@pytest.mark.parametrize("answering", [401, 403], indirect=True)
+def test_a_cluster_that_wants_a_token_is_not_asked_again(answering: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["submit", RECIPE, SHARED, "--address", answering]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"the cluster at {answering} took no job: Authentication" in said.err
+    assert said.err.endswith(f"; {submit.TOKEN_HELP}\n") and "RAY_AUTH_MODE=token" in submit.TOKEN_HELP
+
+
+@pytest.mark.parametrize("answering", [404], indirect=True)
+def test_a_server_that_refuses_is_quoted(answering: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["submit", RECIPE, SHARED, "--address", answering, "--connect-timeout-s", "0"]) == 1
+    said = capsys.readouterr()
+    assert "took no job: Version check returned 404" in said.err
+    assert "dashboard.log" in said.err and "RAY_AUTH" not in said.err and "ray start" not in said.err
