@@ -1,5 +1,5 @@
 # make install     .venv with what is pinned for this machine, and .venv/bin/rlsys
-# make quickstart  install, then the whole recipe on this machine's CPU (about 8 minutes), ending with a table
+# make quickstart  install, then the whole recipe on this machine (about 8 minutes), ending with a table
 # make test        install with test tools, then lint, types and tests (27 minutes on two cores)
 # make faults      the published fault matrix on real processes (at most 90 minutes); docs/faults.md is its table
 # make soak        half an hour of training under random kills

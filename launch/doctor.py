@@ -47,6 +47,11 @@ def run(arguments: argparse.Namespace) -> int:
             answer = str(error)
             mark = "MISS" if error.needed else "none"
             missing += error.needed
+        except (AttributeError, ImportError, OSError, RuntimeError) as error:  # isolation boundary: one check
+            first_line, _, _ = str(error).strip().partition("\n")
+            answer = f"{type(error).__name__}: {first_line}"
+            mark = "MISS"
+            missing += 1
         print(f"{mark} {name:14} {answer}")
     print("everything that a run needs is here" if not missing else f"{missing} thing(s) missing: see MISS above")
     return int(bool(missing))

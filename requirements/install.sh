@@ -34,18 +34,21 @@ free_gib=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')
     fail "needs $need_gib GiB of free disk in $(pwd) and found $free_gib GiB; free some, or clone to another disk"
 
 say "installing the pinned $kind packages into .venv with $("$python" --version) (about 3 minutes the first time)"
-[ -x .venv/bin/python ] || "$python" -m venv .venv || fail "could not make .venv with $python; on Debian install python3-venv"
-pip() { .venv/bin/python -m pip --quiet --disable-pip-version-check "$@"; }
+# Not whether .venv/bin/python is there: a creation that was interrupted leaves it without pip.
+.venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv ||
+    fail "could not make .venv with $python; on Debian install python3-venv"
+pip() { .venv/bin/python -m pip --quiet --disable-pip-version-check install "$@"; }
+need() { pip "$@" || fail "pip could not install $*: see above (network? index?); then give the same command again"; }
 if [ $kind = gpu ]; then
-    pip install -r requirements/gpu.txt
-    [ "$want" = run ] || pip install -c requirements/gpu.txt -r requirements/test.txt
+    need -r requirements/gpu.txt
+    [ "$want" = run ] || need -c requirements/gpu.txt -r requirements/test.txt
 else
     # The CPU build where the configured index has it, else the default build, which also runs without a GPU.
-    pip install torch==2.13.0+cpu 2>/dev/null || pip install torch==2.13.0
-    pip install --no-deps -r requirements/cpu.txt
-    [ "$want" = run ] || pip install --no-deps -r requirements/test.txt
+    pip torch==2.13.0+cpu 2>/dev/null || need torch==2.13.0
+    need --no-deps -r requirements/cpu.txt
+    [ "$want" = run ] || need --no-deps -r requirements/test.txt
 fi
-pip install --no-deps --no-build-isolation -e .
+need --no-deps --no-build-isolation -e .
 if [ $kind = cpu ]; then
     say "compiling DeepSpeed's CPU collectives (about 40 seconds the first time)"
     DS_ACCELERATOR=cpu .venv/bin/python -c 'from rlsys.models.extensions import load_cpu_collectives as load; load(timeout_s=600)' >/dev/null ||
