@@ -17,7 +17,7 @@ class WandbTracker:
     """Sends each step to wandb; offline when nobody is logged in.
 
     A thread does all the talking. `problems` counts what went wrong, by the exception's name, or `dropped` where the
-    queue was full or the thread gone; the run never waits for it, except in `close`, a minute at most.
+    queue was full or the thread gone; `close` tells it. The run never waits, except in `close`, a minute at most.
 
     wandb's own step may only grow, and a resumed run repeats steps: the step is the metric `step`, on the x-axis of all
     others, and repeated points replace nothing but lie on the same place.
@@ -41,6 +41,7 @@ class WandbTracker:
             queue_length: steps that may wait for wandb before further ones are dropped.
         """
         self.problems: Counter[str] = Counter()
+        self._first_error = ""
         self.run_id = ""
         """wandb's id of the run, empty until it has started."""
         self._options = {"dir": str(folder), "project": project, "name": name, "config": dict(config or {})}
@@ -67,7 +68,7 @@ class WandbTracker:
         self.run_id = position["run_id"]
 
     def close(self) -> None:
-        """Waits, a minute at most, until all is sent."""
+        """Waits, a minute at most, until all is sent; prints one line if not all was."""
         if self._thread is None:
             return
         deadline = time.monotonic() + _CLOSE_TIMEOUT_S
@@ -79,6 +80,15 @@ class WandbTracker:
         if self._thread.is_alive():
             self.problems["close_timeout"] += 1
         self._thread = None
+        if self.problems:
+            counts = ", ".join(f"{name} {count}" for name, count in self.problems.most_common())
+            why = f"; first {self._first_error}" if self._first_error else ""
+            print(f"wandb did not get everything: {counts}{why}; metrics.jsonl has it all", flush=True)
+
+    def _count(self, error: Exception) -> None:
+        kind = type(error).__name__
+        self.problems[kind] += 1
+        self._first_error = self._first_error or f"{kind}: {error}".partition("\n")[0]
 
     def _work(self) -> None:
         run = self._start()
@@ -89,12 +99,12 @@ class WandbTracker:
             try:
                 run.log(item)
             except Exception as error:  # isolation boundary: tracking must not stop training
-                self.problems[type(error).__name__] += 1
+                self._count(error)
         if run is not None:
             try:
                 run.finish()
             except Exception as error:  # isolation boundary
-                self.problems[type(error).__name__] += 1
+                self._count(error)
 
     def _start(self) -> Any:
         try:
@@ -113,5 +123,5 @@ class WandbTracker:
             self.run_id = run.id
             return run
         except Exception as error:  # isolation boundary
-            self.problems[type(error).__name__] += 1
+            self._count(error)
             return None

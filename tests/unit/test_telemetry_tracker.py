@@ -155,21 +155,31 @@ def test_wandb_is_offline_when_nobody_is_logged_in(tmp_path: Path):
     assert rows == [{"step": step, "reward/mean": step / 4, "verifier/math/correct_frac": 0.5} for step in (1, 2, 2)]
 
 
-def test_wandb_failures_are_counted_and_reach_nobody(tmp_path: Path):
+def test_wandb_failures_reach_no_step_and_are_told_in_one_line_at_the_end(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     tracker = WandbTracker(tmp_path, project="no/such:project", name="test", mode="offline")
     for step in range(3):
         tracker.log(step, {"reward/mean": 0.0})
     tracker.close()
     assert tracker.problems["dropped"] == 3
     assert sum(tracker.problems.values()) == 4
+    tracker.close()
+    (line,) = (line for line in capfd.readouterr().out.splitlines() if line.startswith("wandb did not"))
+    assert line.startswith(
+        "wandb did not get everything: dropped 3, UsageError 1; first UsageError: Invalid project name"
+    )
+    assert line.endswith("; metrics.jsonl has it all")
 
 
-def test_a_wandb_that_hangs_blocks_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_wandb_that_hangs_blocks_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     answer = threading.Event()
 
     def init(**_):
         answer.wait(30)
-        raise ConnectionError
+        raise ConnectionError("no route\nto the host")
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Settings=dict))
     tracker = WandbTracker(tmp_path, project="rlsys", name="test", mode="online", queue_length=2)
@@ -179,6 +189,10 @@ def test_a_wandb_that_hangs_blocks_no_step(tmp_path: Path, monkeypatch: pytest.M
     answer.set()
     tracker.close()
     assert tracker.problems["ConnectionError"] == 1
+    assert capsys.readouterr().out == (
+        "wandb did not get everything: dropped 5, ConnectionError 1; first ConnectionError: no route; "
+        "metrics.jsonl has it all\n"
+    )
 
 
 def test_a_tracker_that_was_turned_on_at_a_resume_begins_anew(tmp_path: Path):
