@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import ray.exceptions
 
@@ -36,6 +38,8 @@ from rlsys.types import PolicyVersion
 from rlsys.weights.publisher import PublicationReport, PublicationSettings
 
 BEGINNING = "beginning.json"
+SPANS_WAIT_S = 1.0
+"""For rollout workers to tell what they did: a trace is not worth the learner's time."""
 
 
 @dataclass(slots=True)
@@ -70,6 +74,8 @@ class RunContext:
     value_holds: Path | None = None
     engines_hold: Path | None = None
     """The exported folder whose weights the engines have."""
+    _late_spans: list[Any] = field(default_factory=list)
+    _canary_gap: float = math.nan
     _publisher: RosterPublisher | None = None
     _published: tuple[PolicyVersion, list[int]] = (0, [])
 
@@ -181,7 +187,13 @@ class RunContext:
         with self.spans.span("publish"):
             report = self.publisher.publish(version, canary_ids=canary_ids)
         self.engines_hold, self._published = None, (version, canary_ids)
+        self._canary_gap = float(np.fmax(self._canary_gap, report.canary_gap))
         return report
+
+    def take_canary_gap(self) -> float:
+        """The largest of the publications since the last call: those at a start and to newcomers are among them."""
+        gap, self._canary_gap = self._canary_gap, math.nan
+        return gap
 
     def reinforce(self, pump: RolloutPump | None = None) -> None:
         """Brings what was published last to new engines, where work cannot go on without them.
@@ -248,13 +260,14 @@ class RunContext:
         self.engines_hold = folder
 
     def worker_spans(self) -> list[Span]:
-        """What the rollout workers did since the last call."""
-        refs = [worker.drain_spans.remote() for worker in self.crew.workers]
+        """What the rollout workers did since the last call; what one is slow to tell comes with a later call."""
+        refs = self._late_spans + [worker.drain_spans.remote() for worker in self.crew.workers]
+        told, self._late_spans = ray.wait(refs, num_returns=len(refs), timeout=SPANS_WAIT_S) if refs else ([], [])
         spans: list[Span] = []
-        for ref in refs:
+        for ref in told:
             try:
-                spans += get(ref, timeout_s=60.0, what="reading a worker's spans")
-            except ActorError:  # it died with its spans; whoever samples next notices
+                spans += ray.get(ref)
+            except ray.exceptions.RayError:  # it died with its spans; whoever samples next notices
                 continue
         return spans
 

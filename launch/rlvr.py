@@ -76,13 +76,13 @@ def train_on(run: RlvrRun, batch: Batch) -> None:
     ledger.trained(batch, step)
     run.committer.poll()  # a checkpoint that failed is told now, not when the next one is due
     with context.timed("publish", seconds):
-        publication = context.publish(step, run.canary_ids)
+        context.publish(step, run.canary_ids)
     ledger.published(step)
     if not context.recipe.deterministic:  # there nothing is in flight at an evaluation or a checkpoint
         run.start_admitted()
     run.buffer.retain(ledger.buffered)  # lets go of groups dropped as over-age, which a checkpoint must not hold
     seconds["time/step_s"] = time.perf_counter() - run.step_started
-    metrics = run.metrics_of(batch, groups, update.metrics, publication) | run.evaluate_if_due(step)
+    metrics = run.metrics_of(batch, groups, update.metrics) | run.evaluate_if_due(step)
     run.record_ends(groups, step)
     run.stage.tracker.log(step, metrics | seconds)
     run.carried_seconds = {}

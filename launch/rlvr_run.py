@@ -34,7 +34,6 @@ from rlsys.rollouts.summary_metrics import (
 )
 from rlsys.scaling.scale_request import ScaleRequests
 from rlsys.types import GroupSummary
-from rlsys.weights.publisher import PublicationReport
 
 MAX_IN_A_ROW = 10
 """Groups that come to nothing one after another, with none that can be trained on between them, before the run ends:
@@ -128,14 +127,13 @@ class RlvrRun:
         batch: Batch,
         groups: Sequence[BufferedGroup[GroupReference]],
         update: dict[str, float],
-        publication: PublicationReport,
     ) -> dict[str, float]:
         """Everything of one batch but its times."""
         summaries = [group.summary for group in groups]
         dropped = self.ledger.counters["over_age_dropped"]
         metrics = rollout_metrics(summaries) | staleness_metrics(summaries, batch.index, num_dropped=dropped) | update
         metrics |= self._verdict_metrics()
-        metrics["policy/canary_gap"] = publication.canary_gap
+        metrics["policy/canary_gap"] = self.context.take_canary_gap()
         metrics["perf/rollbacks"] = self.num_rollbacks
         metrics["perf/rollout_workers"] = len(self.context.crew.workers.serving)
         metrics |= {f"perf/restarts/{kind}": n for kind, n in self.context.crew.restarts.counts.items()}

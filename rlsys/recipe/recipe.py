@@ -91,14 +91,14 @@ class Recipe(Section):
         return found
 
     def canary_tolerance(self, *, use_gpus: bool) -> float:
-        """`rollout.canary_tolerance`, decided: nats by which learner and engines may differ at a token."""
+        """`rollout.canary_tolerance`, decided: nats by which learner and engines may differ on average."""
         named = self.rollout.canary_tolerance
         if named != "auto":
             return named
         on_device = "bfloat16" if use_gpus else "float32"
         policies = [groups["learner"].dtype for groups in map(stages.learners_of, self.stage) if "learner" in groups]
         dtypes = {on_device if dtype == "auto" else dtype for dtype in policies}
-        return 1e-4 if dtypes | {self.rollout.vllm.get("dtype", on_device)} == {"float32"} else 0.05
+        return 1e-5 if dtypes | {self.rollout.vllm.get("dtype", on_device)} == {"float32"} else 0.05
 
     def _sequence_faults(self, stage: AnyStage) -> list[str]:
         """Why ranks cannot share rows."""

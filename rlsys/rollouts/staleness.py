@@ -1,11 +1,8 @@
-"""How old a token may be: the two places where the bound is held, and what is measured of it.
+"""How old a token may be: the two places where the bound is held.
 
 A batch of index b is trained at version b (the learner has consumed b batches), and with `max_staleness = k` it holds
 no token sampled under a version below b - k.
 """
-
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -56,36 +53,3 @@ def fresh_tokens(versions: np.ndarray, min_version: PolicyVersion) -> np.ndarray
         min_version: `Batch.min_version`.
     """
     return versions >= min_version
-
-
-@dataclass(frozen=True, slots=True)
-class StalenessMetrics:
-    """Over the tokens of one batch, in batches of lag; logged as `staleness/*`."""
-
-    mean_steps: float
-    max_steps: int
-    dropped: int
-    """Groups dropped as over-age since the batch before."""
-    masked_tokens: int
-
-
-def measure_staleness(
-    versions: Sequence[np.ndarray], *, batch_index: int, min_version: PolicyVersion, dropped: int
-) -> StalenessMetrics:
-    """The lag of the tokens that are trained on, masked ones excluded.
-
-    Args:
-        versions: for each response, `[T]` int32.
-        batch_index: the version at which the batch is trained.
-
-    >>> measure_staleness([np.array([1, 3])], batch_index=3, min_version=1, dropped=0).mean_steps
-    1.0
-    """
-    flat = np.concatenate([np.zeros(0, np.int32), *versions])
-    lags = batch_index - flat[fresh_tokens(flat, min_version)]
-    return StalenessMetrics(
-        mean_steps=float(lags.mean()) if lags.size else 0.0,
-        max_steps=int(lags.max(initial=0)),
-        dropped=dropped,
-        masked_tokens=int(flat.size - lags.size),
-    )

@@ -21,7 +21,7 @@ from rlsys.rollouts.prompt_stream import sample_seed
 from rlsys.rollouts.sampling_engine_settings import EngineSettings
 from rlsys.types import Prompt
 from rlsys.weights import sender as sender_module
-from rlsys.weights.publisher import PublicationError, PublicationSettings, WeightPublisher
+from rlsys.weights.publisher import CANARY_PEAK, PublicationError, PublicationSettings, WeightPublisher
 from rlsys.weights.sender import WeightSender
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
@@ -118,7 +118,7 @@ class Stage:
         return worker
 
     def publisher(self, **settings: Any) -> WeightPublisher:
-        settings = {"deadline_s": 30.0, "canary_tolerance": PARITY} | settings
+        settings = {"deadline_s": 30.0, "canary_tolerance": PARITY / CANARY_PEAK} | settings
         return ray_publisher([self.learner], [self.worker], settings=PublicationSettings(**settings))
 
     def publish(self, publisher: WeightPublisher):

@@ -5,7 +5,7 @@ import pytest
 
 from rlsys.errors import LedgerError
 from rlsys.rollouts.chain_audit import audit_ends
-from rlsys.rollouts.staleness import StalenessMetrics, free_places, fresh_tokens, measure_staleness, oldest_trainable
+from rlsys.rollouts.staleness import free_places, fresh_tokens, oldest_trainable
 
 
 @pytest.mark.parametrize(
@@ -38,13 +38,6 @@ def test_the_oldest_trainable_version(batch, k, expected):
 
 def test_fresh_tokens_are_those_not_under_the_bound():
     assert fresh_tokens(np.array([1, 2, 3, 3], np.int32), 2).tolist() == [False, True, True, True]
-
-
-def test_staleness_is_measured_over_the_tokens_trained_on():
-    versions = [np.array([1, 4, 4], np.int32), np.array([5], np.int32), np.array([], np.int32)]
-    # Lags at batch 6 are 5 (masked), 2, 2 and 1.
-    assert measure_staleness(versions, batch_index=6, min_version=3, dropped=2) == StalenessMetrics(5 / 3, 2, 2, 1)
-    assert measure_staleness([], batch_index=6, min_version=3, dropped=0) == StalenessMetrics(0.0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(

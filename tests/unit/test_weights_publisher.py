@@ -12,7 +12,7 @@ from rlsys.weights.publisher import PublicationError, PublicationSettings, Recep
 from rlsys.weights.records import Manifest, Receipt, Rendezvous, TensorDigest
 
 TENSORS = (TensorDigest("a", "float32", (2,), "aa"), TensorDigest("b", "float32", (3,), "bb"))
-LOGPROBS = np.array([-1.0, -2.0], np.float32)
+LOGPROBS = -np.arange(13, dtype=np.float32) / 8
 CANARY = [1, 2, 3]
 
 
@@ -126,7 +126,12 @@ def leave_unloaded(engine: ScriptedEngine) -> None:
 
 
 def compute_otherwise(engine: ScriptedEngine) -> None:
-    engine.logprobs = LOGPROBS + np.array([0.0, 0.5], np.float32)
+    engine.logprobs = LOGPROBS + np.float32(0.5)
+
+
+def compute_once_otherwise(engine: ScriptedEngine) -> None:
+    """Right on average, and yet too far off at one token."""
+    engine.logprobs = LOGPROBS + np.array([*[0.0] * 12, 0.0117], np.float32)
 
 
 def compute_nothing(engine: ScriptedEngine) -> None:
@@ -139,8 +144,12 @@ def compute_nothing(engine: ScriptedEngine) -> None:
         (corrupt, "tensor b was sent with digest bb and arrived with xx"),
         (lose, "tensor b was sent and did not arrive"),
         (leave_unloaded, "no weights arrived for model.norm"),
-        (compute_otherwise, "the canary's logprobs differ from the learner's by 0.5, more than 0.01"),
-        (compute_nothing, "the canary's logprobs differ from the learner's by nan, more than 0.01"),
+        (compute_otherwise, "differ from the learner's by 0.5 on average and 0.5 at most, more than 0.001 and 0.01"),
+        (
+            compute_once_otherwise,
+            "differ from the learner's by 0.0009 on average and 0.0117 at most, more than 0.001 and 0.01",
+        ),
+        (compute_nothing, "differ from the learner's by nan on average and nan at most"),
     ],
 )
 def test_a_wrong_engine_stops_the_flip_of_all(fault: Callable[[ScriptedEngine], None], said: str):
