@@ -14,6 +14,7 @@ import ray.exceptions
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from rlsys.checkpoint.seal import FileDigest
 from rlsys.errors import ActorError, RlsysError
 from rlsys.recipe.learner import LearnerSettings
 from rlsys.recipe.model import ModelSettings
@@ -223,9 +224,10 @@ class ModelGroup:
         """Take what is needed to go on; every rank writes its part while it goes on with other calls."""
         return self.ranks.submit("save", folder=folder).map(of_rank_0)
 
-    def is_saved(self, folder: str) -> Pending[bool]:
-        """Whether every rank has written what `save` took. Answered between two other calls."""
-        return self.ranks.submit("is_saved", folder=folder).map(all)
+    def saved_files(self, folder: str) -> Pending[dict[str, FileDigest] | None]:
+        """Digests of the files of all ranks, by name in the folder; None before all have written what `save` took.
+        Answered between two other calls."""
+        return self.ranks.submit("saved_files", folder=folder).map(_all_files)
 
     def save_room(self, folder: str) -> Pending[tuple[int, int]]:
         """Bytes that `save` will write, and bytes that are free where the fullest rank writes."""
@@ -244,6 +246,15 @@ class ModelGroup:
     def shutdown(self) -> None:
         """End the ranks at once."""
         self.ranks.shutdown()
+
+
+def _all_files(by_rank: Sequence[dict[str, FileDigest] | None]) -> dict[str, FileDigest] | None:
+    found: dict[str, FileDigest] = {}
+    for files in by_rank:
+        if files is None:
+            return None
+        found |= files
+    return found
 
 
 def of_rank_0(answers: Sequence[Any]) -> Any:

@@ -15,6 +15,7 @@ from rlsys.recipe.learner import LearnerSettings
 from rlsys.recipe.model import ModelSettings
 
 if TYPE_CHECKING:
+    from rlsys.checkpoint.seal import FileDigest
     from rlsys.models.engine import TrainEngine
     from rlsys.models.process_group import ProcessGroup
 
@@ -81,11 +82,11 @@ class Rank:
 
         save_state(self.engine, folder)
 
-    def is_saved(self, *, folder: str) -> bool:
-        """Whether this rank has written what `save` took; not collective, and never waits."""
-        from rlsys.models.state import state_is_written
+    def saved_files(self, *, folder: str) -> "dict[str, FileDigest] | None":
+        """Digests of what this rank wrote of what `save` took, None before it has; not collective, never waits."""
+        from rlsys.models.state import written_state
 
-        return state_is_written(self.engine, folder)
+        return written_state(self.engine, folder)
 
     def save_room(self, *, folder: str) -> tuple[int, int]:
         """Bytes that `save` will write, of all ranks together, and bytes that are free for this one; not collective."""

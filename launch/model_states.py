@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from actors.groups import ModelGroup
+from rlsys.checkpoint.seal import FileDigest
 from rlsys.errors import CheckpointError
 from rlsys.recipe.cluster import ClusterSettings
 
@@ -18,7 +19,9 @@ def commit_deadline_s(cluster: ClusterSettings) -> float:
     return WRITE_DEADLINE_S + cluster.operation_timeout_s
 
 
-def save_states(groups: Mapping[str, ModelGroup], folder: Path, *, deadline_s: float) -> Callable[[], None]:
+def save_states(
+    groups: Mapping[str, ModelGroup], folder: Path, *, deadline_s: float
+) -> Callable[[], dict[str, FileDigest]]:
     """Takes snapshots of all groups' states, each into a folder of its name; their ranks write them meanwhile.
 
     Args:
@@ -27,7 +30,8 @@ def save_states(groups: Mapping[str, ModelGroup], folder: Path, *, deadline_s: f
         deadline_s: for the writing.
 
     Returns:
-        What waits until everything is written. Ranks answer it between two calls, so that training goes on.
+        What waits until everything is written, and gives the digests that the ranks made of it. Ranks answer between
+        two calls, so that training goes on.
 
     Raises:
         CheckpointError: there is no room for all of them together.
@@ -44,12 +48,15 @@ def save_states(groups: Mapping[str, ModelGroup], folder: Path, *, deadline_s: f
     for answer in [group.save(targets[name]) for name, group in groups.items()]:
         answer.get()
 
-    def wait() -> None:
+    def wait() -> dict[str, FileDigest]:
         ends_at = time.monotonic() + deadline_s
+        sealed: dict[str, FileDigest] = {}
         for name, group in groups.items():
-            while not group.is_saved(targets[name]).get():
+            while (files := group.saved_files(targets[name]).get()) is None:
                 if time.monotonic() > ends_at:
                     raise CheckpointError("a checkpoint was not written", value=f"{deadline_s:g} s")
                 time.sleep(POLL_S)
+            sealed |= {f"{name}/{file}": digest for file, digest in files.items()}
+        return sealed
 
     return wait

@@ -18,6 +18,7 @@ from actors.shards import GroupReference
 from launch.context import get
 from launch.model_states import commit_deadline_s, save_states
 from rlsys.checkpoint.checkpoint import Checkpoint
+from rlsys.checkpoint.seal import FileDigest
 from rlsys.errors import CheckpointError
 from rlsys.rollouts.ledger import Ledger
 
@@ -58,10 +59,10 @@ def save_checkpoint(run: "RlvrRun", step: int) -> None:
         transaction.cancel()
         raise
 
-    def gather() -> None:
+    def gather() -> dict[str, FileDigest]:
         timeout_s = run.context.recipe.cluster.operation_timeout_s
         metadata["begun"] = get(saving, timeout_s=timeout_s, what="saving the buffer")
-        wait_for_states()
+        return wait_for_states()
 
     run.committer.submit(transaction, metadata=metadata, gather=gather)
     run.saved_best_step = run.best_step

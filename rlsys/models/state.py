@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from rlsys.checkpoint.seal import FileDigest
 from rlsys.errors import CheckpointError
 from rlsys.models.engine import TrainEngine
 from rlsys.models.loading import whole_size
@@ -20,7 +21,7 @@ BYTES_A_WEIGHT = 12
 
 
 def save_state(engine: TrainEngine, folder: str | Path) -> None:
-    """Take this rank's part into memory and begin to write it; `state_is_written` tells the end. Collective.
+    """Take this rank's part into memory and begin to write it; `written_state` tells the end. Collective.
 
     The folder is shared by all ranks' nodes. Its commit is the caller's, and so is the room for it (`state_room`): a
     rank that fails alone leaves the others in DeepSpeed's barriers.
@@ -42,16 +43,22 @@ def save_state(engine: TrainEngine, folder: str | Path) -> None:
     engine.group.barrier()
 
 
-def state_is_written(engine: TrainEngine, folder: str | Path) -> bool:
-    """Whether this rank's part of the newest `save_state` is in its files; never waits, and is not collective.
+def written_state(engine: TrainEngine, folder: str | Path) -> dict[str, FileDigest] | None:
+    """The files of this rank's part of the newest `save_state`, once all are on the disk; never waits, not collective.
+
+    Returns:
+        Digests by name relative to the folder, with `/`; None while there is something to write.
 
     Raises:
-        CheckpointError: it could not be written.
+        CheckpointError: one could not be written.
     """
+    writer = _writer(engine)
     try:
-        return _writer(engine).written()
+        if not writer.written():
+            return None
     except OSError as error:
         raise _cannot_be_written(folder, error) from error
+    return {path.relative_to(folder).as_posix(): digest for path, digest in writer.digests.items()}
 
 
 def state_room(engine: TrainEngine, folder: str | Path) -> tuple[int, int]:

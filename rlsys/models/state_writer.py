@@ -1,12 +1,19 @@
-"""DeepSpeed's checkpoint files: taken into memory while training waits, written to the disk while it goes on."""
+"""DeepSpeed's checkpoint files: taken into memory while training waits, written to the disk while it goes on.
 
+They are digested as they were in memory: whoever reads them later knows whether they are what training had.
+"""
+
+import hashlib
 import io
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+
+from rlsys.checkpoint.seal import FileDigest
 
 
 class StateWriter(TorchCheckpointEngine):
@@ -20,6 +27,8 @@ class StateWriter(TorchCheckpointEngine):
         super().__init__(config)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="state-writer")
         self._writes: list[Future[None]] = []
+        self.digests: dict[Path, FileDigest] = {}
+        """Of files that are on the disk, since the last `drop`."""
 
     def save(self, state_dict: Any, path: str | Path) -> None:
         """Takes the file's bytes now; what training changes from here on is not in them."""
@@ -42,12 +51,16 @@ class StateWriter(TorchCheckpointEngine):
         return not self._writes
 
     def drop(self) -> None:
-        """Forgets what is not written yet, and waits for the file under way."""
+        """Forgets what is not written yet, waits for the file under way, and forgets all digests."""
         waiting, self._writes = self._writes, []
         for write in waiting:
             if not write.cancel():
                 write.exception()
+        self.digests = {}
 
     def _write(self, path: Path, taken: io.BytesIO) -> None:
         with open(path, "wb") as file, taken.getbuffer() as content:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            self.digests[path] = FileDigest(len(content), hashlib.sha256(content).hexdigest())

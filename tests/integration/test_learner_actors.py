@@ -315,7 +315,7 @@ def test_training_goes_on_bit_for_bit_after_a_restore(groups, tmp_path):
     groups.learner.load(dropout, LEARNER).get()
     groups.learner.train_supervised(store, SupervisedLossSettings(), first_step=0, lrs=[1e-2, 1e-2], **arguments).get()
     groups.learner.save(str(tmp_path / "state")).get()
-    while not groups.learner.is_saved(str(tmp_path / "state")).get():
+    while not groups.learner.saved_files(str(tmp_path / "state")).get():
         time.sleep(0.05)
     groups.learner.train_supervised(store, SupervisedLossSettings(), first_step=2, lrs=[1e-2, 1e-2], **arguments).get()
     straight = exported(groups.learner, tmp_path / "straight")

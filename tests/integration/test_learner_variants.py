@@ -102,11 +102,11 @@ def save_after_three_steps(rank: Rank, learner: LearnerSettings, folder: str):
     _writer(rank.engine)._thread.submit(gate.wait)
     rank.save(folder=folder)
     train(rank, 3, 3)
-    assert not rank.is_saved(folder=folder)
+    assert not rank.saved_files(folder=folder)
     assert not [path for path in Path(folder).rglob("*.pt") if path.stat().st_size]
     rank.group.barrier()
     gate.set()
-    while not rank.is_saved(folder=folder):
+    while not rank.saved_files(folder=folder):
         time.sleep(0.01)
     rank.group.barrier()
     return whole_weights(rank)
