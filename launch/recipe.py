@@ -151,6 +151,8 @@ def run_stage(context: RunContext, stage: AnyStage, folder: StageFolder) -> dict
         context.done(stage, folder.path)
         started = time.perf_counter()
         result["evaluation"] = evaluate_stage(context, stage_run)
+        if result["evaluation"]:  # a line of its own: that of the step was written when it was done
+            stage_run.tracker.log(result.get("steps") or result.get("batches") or 0, result["evaluation"])
         result["evaluation_seconds"] = time.perf_counter() - started
         folder.finish(result)
     return result

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from rlsys.errors import RlsysError
+
 
 class LineFile:
     """Appends lines, each flushed to the system at once, so that a killed process loses no line that it wrote.
@@ -13,16 +15,28 @@ class LineFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a+b")
-        self._file.seek(0)
-        whole = sum(len(line) for line in self._file if line.endswith(b"\n"))
-        self._file.truncate(whole)
+        # Without a buffer: what a full disk refuses would be written, and refused, again at the close.
+        self._file = self.path.open("a+b", buffering=0)
+        with self.path.open("rb") as lines:
+            self._file.truncate(sum(len(line) for line in lines if line.endswith(b"\n")))
 
     def append(self, text: str) -> None:
-        """Writes one or more lines; the text ends with a line's end."""
+        """Writes one or more lines; the text ends with a line's end.
+
+        Raises:
+            RlsysError: the disk is full, say.
+        """
         assert text.endswith("\n"), text
-        self._file.write(text.encode())
-        self._file.flush()
+        left = memoryview(text.encode())
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            raise RlsysError(
+                f"{self.path} cannot be written",
+                value=error.strerror,
+                fix="make room and give the same command again: it goes on after the last checkpoint",
+            ) from error
 
     def size(self) -> int:
         """The file's length in bytes, all of it on disk."""

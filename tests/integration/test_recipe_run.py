@@ -43,8 +43,16 @@ def run_folder(tmp_path_factory) -> Path:
 
 
 def rows(run_folder: Path, stage: str) -> list[dict]:
+    """Of the stage's steps."""
     path = run_folder / "metrics.jsonl"
-    return [row for row in read_metrics(path) if row["stage"] == stage] if path.exists() else []
+    lines = read_metrics(path) if path.exists() else ()
+    return [line for line in lines if line["stage"] == stage and "time/step_s" in line]
+
+
+def evaluations(run_folder: Path, stage: str) -> list[dict]:
+    """What was measured of the policy that the stage exported."""
+    lines = read_metrics(run_folder / "metrics.jsonl")
+    return [line for line in lines if line["stage"] == stage and "time/step_s" not in line]
 
 
 def test_every_stage_is_done_and_exports(run_folder: Path):
@@ -93,6 +101,10 @@ def test_metrics_are_known_finite_and_complete(run_folder: Path):
         assert math.isfinite(row["loss/policy"]) and math.isfinite(row["loss/value"])
         assert row["staleness/max_steps"] <= 1
     assert [row["step"] for row in rows(run_folder, "sft")] == list(range(1, 151))
+    for stage, step in (("02-sft", 150), ("06-rlvr", 4)):
+        (line,) = evaluations(run_folder, stage[3:])
+        measured = json.loads((run_folder / stage / "done.json").read_text())["evaluation"]
+        assert (line["step"], {name: line[name] for name in measured}) == (step, measured)
 
 
 def test_every_ordinal_has_one_end_and_rollouts_say_what_was_sampled(run_folder: Path):

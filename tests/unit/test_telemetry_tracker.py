@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import struct
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from rlsys.errors import CheckpointError
+from rlsys.errors import CheckpointError, RlsysError
 from rlsys.telemetry.console import ConsoleTracker
 from rlsys.telemetry.tracker import JsonlTracker, MultiTracker, NullTracker, read_metrics
 from rlsys.telemetry.wandb_tracker import WandbTracker
@@ -39,6 +40,23 @@ def test_a_wrong_name_is_refused_and_nothing_is_written(tmp_path: Path):
     with pytest.raises(ValueError, match="did you mean 'reward'"):
         tracker.log(1, {"loss/policy": 1.0, "rewards/mean": 1.0})
     assert (tmp_path / "metrics.jsonl").read_bytes() == b""
+
+
+def test_a_full_disk_is_told_and_half_a_line_is_cut_off_later(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    tracker = JsonlTracker(path)
+    tracker.log(1, {"loss/policy": 1.0})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, limits[1]))
+    try:
+        with pytest.raises(RlsysError, match=r"metrics.jsonl cannot be written; got 'File too large'; make room"):
+            tracker.log(2, {"loss/policy": 2.0})
+        tracker.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    tracker = JsonlTracker(path)
+    tracker.log(2, {"loss/policy": 3.0})
+    assert [line["loss/policy"] for line in read_metrics(path)] == [1.0, 3.0]
 
 
 def test_resume_takes_back_the_steps_after_the_checkpoint(tmp_path: Path):
