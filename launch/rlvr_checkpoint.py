@@ -73,8 +73,7 @@ def save_checkpoint(run: "RlvrRun", step: int) -> None:
 def finish_checkpoints(run: "RlvrRun") -> None:
     """Waits for the commit that may still be under way, and for rollout files."""
     run.committer.wait()
-    if run.writes:
-        get(run.writes, timeout_s=run.context.recipe.cluster.operation_timeout_s, what="writing rollouts")
+    run.collect_writes(timeout_s=run.context.recipe.cluster.operation_timeout_s)
 
 
 def restore_checkpoint(run: "RlvrRun") -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+import ray.exceptions
 
 from actors.data_tasks import write_rollouts
 from actors.pump import RolloutPump
@@ -80,6 +81,8 @@ class RlvrRun:
     """Of the checkpoint after the step before: told with the next step."""
     writes: list[Any] = field(default_factory=list)
     """Rollout files being written."""
+    num_unwritten: int = 0
+    """Rollout files that could not be, since the start of the process."""
 
     def forget(self) -> None:
         """Everything that a checkpoint holds is as before the first batch."""
@@ -140,6 +143,7 @@ class RlvrRun:
         metrics["rollout/lost_groups"] = self.ledger.counters["failed"]
         metrics |= {f"rollout/lost/{reason}": count for reason, count in self.lost_groups.items()}
         metrics["rollout/continued"] = self.pump.num_continued
+        metrics["rollout/unwritten"] = self.num_unwritten
         metrics |= driver_metrics()
         metrics["perf/samples_per_s"] = sum(len(s.lengths) for s in summaries) / self._elapsed_s()
         metrics["perf/tokens_per_s"] = sum(sum(s.lengths) for s in summaries) / self._elapsed_s()
@@ -194,11 +198,23 @@ class RlvrRun:
         ends = [[ordinal, end.kind, end.detail] for ordinal, end in self.ledger.drain_ends()]
         self.chain_position = self.chain.append(ends)
         every = self.settings.save_rollouts_every
-        _, self.writes = ray.wait(self.writes, num_returns=len(self.writes), timeout=0) if self.writes else ([], [])
+        self.collect_writes(timeout_s=0)
         if every and step % every == 0:
             path = self.stage.folder / "rollouts" / f"step_{step:06d}.parquet"
             references = [group.reference for group in groups]
             self.writes.append(write_rollouts.remote(references, str(path), self.context.model.folder, step))
+
+    def collect_writes(self, *, timeout_s: float) -> None:
+        """Takes note of rollout files that are done. One that failed is told and counted: training needs none."""
+        if not self.writes:
+            return
+        done, self.writes = ray.wait(self.writes, num_returns=len(self.writes), timeout=timeout_s)
+        for ref in done:
+            try:
+                ray.get(ref)
+            except ray.exceptions.RayError as error:
+                self.num_unwritten += 1
+                print(f"the rollouts of a batch were not written: {error}", flush=True)
 
     def checkpoint_is_due(self, step: int) -> bool:
         """Every `checkpoint.every` batches; the end of the stage has its exported folder."""
@@ -253,6 +269,7 @@ class RlvrRun:
             "exported_step": self.best_step,
             "ledger": counters,
             "skipped": dict(self.guard.skipped),
+            "unwritten": self.num_unwritten + len(self.writes),
         }
 
     def _elapsed_s(self) -> float:

@@ -46,6 +46,7 @@ METRICS: dict[str, str] = {
     "perf/rollbacks": "returns of the stage to its last checkpoint, since the start of the process",
     "rollout/lost/<reason>": "groups lost for one reason, since the start of the process",
     "rollout/lost_groups": "groups lost with their worker or verifier, or late, since the start of the stage",
+    "rollout/unwritten": "rollout files that could not be written, since the start of the process",
     "rollout/continued": "responses taken over from groups under way at a checkpoint, since the start of the process",
     "perf/{mfu,peak_mem_gib}": "model FLOP utilisation of the learner; peak memory of its busiest rank, GiB",
     "time/<part>_s": "seconds of wall time: step, wait_rollouts, reference, values, update, publish, checkpoint",
