@@ -1,6 +1,6 @@
 """Publication to whoever is there: the members of a roster that are built, new ones included, dead ones replaced."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from actors.publication import RayEngine, RayLearner
@@ -38,11 +38,17 @@ class RosterPublisher:
         self._workers, self._num_ranks = workers, tensor_parallel_size
         self._members: list[Member] = []
 
-    def publish(self, version: PolicyVersion, *, canary_ids: Sequence[int] = ()) -> PublicationReport:
+    def publish(
+        self,
+        version: PolicyVersion,
+        *,
+        canary_ids: Sequence[int] = (),
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> PublicationReport:
         """Brings the learner's weights to every member that is built, and lets it serve.
 
         A member that died meanwhile is replaced, and one that fails twice; the others are published to again. One
-        that is still starting is not waited for, unless there is no other.
+        that is still starting is not waited for, unless there is no other. `meanwhile` is called while engines drain.
 
         Raises:
             PublicationError: the learner failed, or the engines did too often.
@@ -53,7 +59,7 @@ class RosterPublisher:
             self._workers.wait_for_one()
             members = self._workers.built
             try:
-                report = self._publisher_to(members).publish(version, canary_ids=canary_ids)
+                report = self._publisher_to(members).publish(version, canary_ids=canary_ids, meanwhile=meanwhile)
             except PublicationError as error:
                 if not error.engines or attempt == MAX_PUBLICATIONS:
                     raise

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,14 +178,16 @@ class RunContext:
                 print(f"{folder} is loaded again: {error}", flush=True)
         return group.load(self.policy_settings(folder), learner)
 
-    def publish(self, version: PolicyVersion, canary_ids: list[int]) -> PublicationReport:
-        """Brings the learner's weights to every engine.
+    def publish(
+        self, version: PolicyVersion, canary_ids: list[int], meanwhile: Callable[[], None] = lambda: None
+    ) -> PublicationReport:
+        """Brings the learner's weights to every engine; `meanwhile` is called while engines drain.
 
         Raises:
             WeightTransferError: they did not arrive, or not right; no version was flipped.
         """
         with self.spans.span("publish"):
-            report = self.publisher.publish(version, canary_ids=canary_ids)
+            report = self.publisher.publish(version, canary_ids=canary_ids, meanwhile=meanwhile)
         self.engines_hold, self._published = None, (version, canary_ids)
         self._canary_gap = float(np.fmax(self._canary_gap, report.canary_gap))
         return report

@@ -76,7 +76,8 @@ def train_on(run: RlvrRun, batch: Batch) -> None:
     ledger.trained(batch, step)
     run.committer.poll()  # a checkpoint that failed is told now, not when the next one is due
     with context.timed("publish", seconds):
-        context.publish(step, run.canary_ids)
+        # Groups that take too long are ended meanwhile: a single one could hold up a publication that drains.
+        context.publish(step, run.canary_ids, lambda: absorb(run, run.pump.poll(timeout_s=0.0)))
     ledger.published(step)
     if not context.recipe.deterministic:  # there nothing is in flight at an evaluation or a checkpoint
         run.start_admitted()
@@ -85,6 +86,7 @@ def train_on(run: RlvrRun, batch: Batch) -> None:
     metrics = run.metrics_of(batch, groups, update.metrics) | run.evaluate_if_due(step)
     run.record_ends(groups, step)
     run.stage.tracker.log(step, metrics | seconds)
+    run.guard.check()
     run.carried_seconds = {}
     if run.checkpoint_is_due(step):  # after the step's line, which belongs to what the checkpoint keeps
         with context.timed("checkpoint", run.carried_seconds):
@@ -105,7 +107,7 @@ def absorb(run: RlvrRun, arrived: Sequence[VerifiedGroup | LostGroups]) -> None:
         run.judged(summary)
         if summary.num_masked == len(summary.lengths):
             run.ledger.masked(summary.ordinal, "every verdict failed")
-        elif run.settings.algorithm.filter_equal_groups and not is_informative(summary.rewards):
+        elif run.settings.algorithm.filter_equal_groups and not is_informative(summary.scores or summary.rewards):
             run.ledger.filtered(summary.ordinal, "all rewards equal")
         elif run.ledger.finished(summary.ordinal, summary.oldest_version, summary.newest_version):
             run.buffer.put(summary, group.reference)

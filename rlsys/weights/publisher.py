@@ -33,6 +33,8 @@ T = TypeVar("T")
 CANARY_PEAK = 10.0
 """A logit in bfloat16 has steps of 0.06 from 8 on and 0.12 from 16 on: one token of many may be that far off, its mean
 may not."""
+MEANWHILE_S = 0.5
+"""Between two calls of what is done while engines drain."""
 GIVE_UP_S = 10.0
 """How long those that are still alive may take to leave a group after a failure."""
 
@@ -155,12 +157,19 @@ class WeightPublisher:
         self._engines = tuple(engines)
         self._connected = False
 
-    def publish(self, version: PolicyVersion, *, canary_ids: Sequence[int] = ()) -> PublicationReport:
+    def publish(
+        self,
+        version: PolicyVersion,
+        *,
+        canary_ids: Sequence[int] = (),
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> PublicationReport:
         """Brings the learner's weights to every engine and flips their version, or changes nothing that is sampled.
 
         Args:
             version: of the weights.
             canary_ids: a text of 2 tokens or more whose logprobs are compared; none leaves that out.
+            meanwhile: called again and again while engines drain, which may take long: to end what takes too long.
 
         Raises:
             PublicationError: one of them failed; naming phase, engine and, where one is at fault, tensor.
@@ -169,7 +178,7 @@ class WeightPublisher:
         self._seconds = {}
         new_group = not self._connected
         try:
-            self._phase("prepare", self._prepare)
+            self._phase("prepare", lambda: self._prepare(meanwhile))
             if new_group:
                 self._phase("connect", self._connect)
             manifest, learner_logprobs, receptions = self._phase("transfer", lambda: self._send(canary_ids))
@@ -199,11 +208,11 @@ class WeightPublisher:
         self._seconds[name] = time.perf_counter() - started
         return result
 
-    def _prepare(self) -> None:
+    def _prepare(self, meanwhile: Callable[[], None]) -> None:
         mode = self.settings.mode
         timeout_s = self.settings.drain_deadline_s if mode == "drain" else self.settings.deadline_s
         pending = [(engine.name, engine.prepare_update(mode)) for engine in self._engines]
-        _gather("prepare", pending, timeout_s)
+        _gather("prepare", pending, timeout_s, meanwhile=meanwhile)
 
     def _connect(self) -> None:
         deadline_s = self.settings.deadline_s
@@ -283,13 +292,19 @@ def difference(manifest: Manifest, reception: Reception) -> str | None:
     return None
 
 
-def _gather(phase: str, pending: Sequence[tuple[str, Pending]], timeout_s: float) -> list:
+def _gather(
+    phase: str,
+    pending: Sequence[tuple[str, Pending]],
+    timeout_s: float,
+    *,
+    meanwhile: Callable[[], None] | None = None,
+) -> list:
     """Waits for all answers, of engines by name or of the learner (no name); one error speaks for all that failed."""
     ends_at = time.monotonic() + timeout_s
     results, failed = [], []
     for name, answer in pending:
         try:
-            results.append(answer.result(timeout=max(0.0, ends_at - time.monotonic())))
+            results.append(_wait(answer, ends_at, meanwhile))
         except TimeoutError:
             failed.append((name, f"no answer in {timeout_s:g} s"))
         except RlsysError as error:
@@ -304,3 +319,12 @@ def _gather(phase: str, pending: Sequence[tuple[str, Pending]], timeout_s: float
             fix="the next publication builds a new group of the engines that are then alive",
         )
     return results
+
+
+def _wait(answer: Pending[T], ends_at: float, meanwhile: Callable[[], None] | None) -> T:
+    while meanwhile is not None and time.monotonic() < ends_at:
+        try:
+            return answer.result(timeout=min(MEANWHILE_S, max(0.0, ends_at - time.monotonic())))
+        except TimeoutError:
+            meanwhile()
+    return answer.result(timeout=max(0.0, ends_at - time.monotonic()))

@@ -23,13 +23,16 @@ class World:
         self.calls: list[str] = []
         self.faults: dict[str, Exception] = {}
         self.silent: set[str] = set()
+        self.unanswered: dict[str, Future] = {}
 
     def answer(self, call: str, value: Callable[[], object] = lambda: None) -> Future:
         self.calls.append(call)
         future: Future = Future()
         if call in self.faults:
             future.set_exception(self.faults.pop(call))
-        elif call not in self.silent:
+        elif call in self.silent:
+            self.unanswered[call] = future
+        else:
             future.set_result(value())
         return future
 
@@ -212,6 +215,21 @@ def test_draining_has_a_deadline_of_its_own():
     with pytest.raises(PublicationError, match=r"no answer in 0\.05 s") as caught:
         publisher.publish(1)
     assert caught.value.phase == "prepare"
+
+
+def test_what_holds_up_a_drain_can_be_ended_meanwhile():
+    world, engines, publisher = scene(1, 1, mode="drain", drain_deadline_s=30.0)
+    world.silent = {"rollout-1 prepare drain"}
+    calls = []
+
+    def meanwhile() -> None:
+        assert "open 2" not in world.calls, "nothing is sent before all have drained"
+        calls.append(len(calls))
+        if len(calls) == 2:
+            world.unanswered["rollout-1 prepare drain"].set_result(None)
+
+    publisher.publish(1, meanwhile=meanwhile)
+    assert (calls, [engine.version for engine in engines]) == ([0, 1], [1, 1])
 
 
 def test_an_engine_that_dies_at_the_flip_is_named_and_the_others_have_flipped():
