@@ -169,6 +169,18 @@ def raise_in_training(rank: Any) -> None:
     ray.get(rank.__ray_call__.remote(spoil), timeout=60)
 
 
+def raise_in_verifying(verifier: Any) -> None:
+    """From now on the verifier worker fails at every call, as one whose pool cannot be kept up."""
+
+    def spoil(self: Any) -> None:
+        def verify_many(requests: Any) -> None:
+            raise OSError("injected into the pool")
+
+        self._verifying._pool.verify_many = verify_many
+
+    ray.get(verifier.__ray_call__.remote(spoil), timeout=60)
+
+
 def slow_down(actor: Any, method: str, seconds: float) -> None:
     """From now on each step of a worker's or rank's engine takes so much longer."""
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -274,6 +274,11 @@ def test_workers_are_replaced_while_training_goes_on(context: RunContext, monkey
     assert max(row["staleness/max_steps"] for row in run.rows) <= 1
 
 
+def sampled(run: SimpleNamespace) -> list[dict[str, Any]]:
+    """Everything that was trained on."""
+    return [row for path in (run.folder / "rollouts").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+
+
 def test_a_rollback_goes_on_with_groups_that_were_under_way(context: RunContext, monkeypatch):
     """The checkpoint after batch 1 holds responses begun under two versions; a learner killed later loses none."""
     monkeypatch.setattr(context, "recipe", context.recipe.model_copy(update={"deterministic": False}))
@@ -301,11 +306,7 @@ def test_a_rollback_goes_on_with_groups_that_were_under_way(context: RunContext,
     saved = load_rollouts(run.folder / "checkpoints" / "step_000002" / "rollouts.safetensors").partial
     begun = {(g.prompt.ordinal, r.sample_index): r for g in saved for r in g.responses if len(r.response_ids)}
     assert [row["rollout/continued"] for row in run.rows] == [0, 0, len(begun), len(begun)]
-    trained = {
-        (row["ordinal"], row["sample_index"]): row
-        for path in (run.folder / "rollouts").glob("*.parquet")
-        for row in pq.read_table(path).to_pylist()
-    }
+    trained = {(row["ordinal"], row["sample_index"]): row for row in sampled(run)}
     num_mixed = 0
     for key, response in begun.items():
         cut, row = len(response.response_ids), trained[key]
@@ -314,6 +315,51 @@ def test_a_rollback_goes_on_with_groups_that_were_under_way(context: RunContext,
         assert row["versions"][:cut] == response.versions.tolist()
         num_mixed += 1 in response.versions and cut < len(row["versions"]) and row["versions"][cut] == 2
     assert num_mixed > 0, "the engines had version 2 only: what is of version 1 was sampled before the rollback"
+
+
+@pytest.fixture
+def updating(context: RunContext, monkeypatch) -> Iterator[Callable[[str], None]]:
+    """Has the engines updated in another way, in runs that need not be deterministic; both workers are there."""
+
+    def update(mode: str) -> None:
+        rollout = context.recipe.rollout.model_copy(update={"update": mode})
+        recipe = context.recipe.model_copy(update={"deterministic": False, "rollout": rollout})
+        monkeypatch.setattr(context, "recipe", recipe)
+
+    context.crew.workers.wait_for_all()
+    context.forget_models()  # the publisher knows how it updates
+    yield update
+    context.forget_models()
+    for handle in context.crew.workers:
+        hold_steps(handle, first_ordinal=0, caps={})
+
+
+def test_a_straggler_does_not_hold_up_a_publication_that_drains(context: RunContext, updating):
+    """A worker stands still with groups of the next batch: they are ended, and sampled under the next version."""
+    updating("drain")
+    hold_steps(context.crew.workers.serving[0].handle, first_ordinal=16, caps={1: 4})
+    sampling = SamplingSettings(max_tokens=48, ignore_end=True)
+    run = train(
+        context, "drained", max_staleness=1, batches=3, sampling=sampling, save_rollouts_every=1, group_timeout_s=4.0
+    )
+    assert_whole(run)
+    assert run.rows[-1]["rollout/lost/timeout"] >= 1
+    assert all(len(set(row["versions"])) == 1 for row in sampled(run)), "nothing runs across an update"
+
+
+def test_responses_are_asked_for_anew_where_an_update_ends_them(context: RunContext, updating):
+    updating("abort_and_continue")
+    for handle in context.crew.workers:
+        hold_steps(handle, first_ordinal=16, caps={1: 8})
+    before = sum(ray.get(handle.stats.remote())["num_restarted"] for handle in context.crew.workers)
+    sampling = SamplingSettings(max_tokens=48, ignore_end=True)
+    run = train(context, "restarted", max_staleness=1, batches=3, sampling=sampling, save_rollouts_every=1)
+    assert_whole(run)
+    restarted = sum(ray.get(handle.stats.remote())["num_restarted"] for handle in context.crew.workers) - before
+    mixed = [row for row in sampled(run) if len(set(row["versions"])) > 1]
+    assert 0 < len(mixed) <= restarted
+    assert {(row["versions"][0], row["versions"][-1]) for row in mixed} == {(1, 2)}
+    assert max(row["staleness/max_steps"] for row in run.rows) == 1
 
 
 def test_workers_are_added_to_a_live_run_and_taken_away(context: RunContext, monkeypatch):

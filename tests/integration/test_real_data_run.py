@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from leftovers import Traces, assert_nothing_left, shared_memory
 
 from rlsys.telemetry.tracker import read_metrics
 
@@ -39,6 +40,7 @@ def start(runs: Path) -> subprocess.Popen:
 
 
 def test_a_run_on_real_data_killed_with_9_goes_on_after_its_last_checkpoint(tmp_path: Path):
+    shared_before = shared_memory()
     process = start(tmp_path)
     folder = tmp_path / "gsm8k-ifeval-cpu"
     checkpoints = folder / "02-rlvr" / "checkpoints"
@@ -51,14 +53,14 @@ def test_a_run_on_real_data_killed_with_9_goes_on_after_its_last_checkpoint(tmp_
     titles = " ".join(title for member in family for title in member.cmdline())
     expected = ("raylet", "gcs_server", "ray::LearnerRank", "ray::RolloutWorker", "rlsys.verifiers.broker")
     assert all(part in titles for part in expected)
+    traces = Traces.of(process.pid)
     process.kill()
     process.wait(timeout=30)
     committed = max(int(path.name[5:]) for path in checkpoints.glob("step_*"))
     assert 2 <= committed < BATCHES
     output, _ = (again := start(tmp_path)).communicate(timeout=600)
     assert again.returncode == 0, output[-4000:]
-    _, alive = psutil.wait_procs(family, timeout=120)  # Ray's own agents take a minute to notice
-    assert [member.cmdline() for member in alive if member.status() != psutil.STATUS_ZOMBIE] == []
+    assert_nothing_left(traces, shared_before)
     assert f"resumed rlvr after batch {committed}" in output
     rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["stage"] == "rlvr"]
     assert [row["step"] for row in rows] == list(range(1, BATCHES + 1)), "one line for each committed step, no other"
