@@ -7,17 +7,28 @@ With `--retries` a job whose driver died is submitted again, and goes on where t
 
 import argparse
 import asyncio
+import contextlib
 import os
 import shlex
 import signal
 import sys
+import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
 from rlsys.errors import ActorError, RecipeError, RlsysError
 
 EXCLUDED = [".venv", ".git", "runs", "wandb", "**/__pycache__", "*.egg-info"]
+T = TypeVar("T")
+
 RETRY_S = 2.0
+UPLOAD_S = 600.0
+"""For the working directory to reach the cluster."""
+ANSWER_S = 30.0
+SILENCE_S = 300.0
+"""Without an answer, before a job's cluster is taken for gone."""
 KILLED_IN_SHELL = 128
 """A shell's exit status for a command that a signal ended is this and the signal's number."""
 START_HELP = "start one with `ray start --head`, or give --address http://HEAD:8265 of one that runs"
@@ -104,23 +115,27 @@ def _submit(arguments: argparse.Namespace, command: str) -> tuple[Any, str]:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    def submit() -> tuple[Any, str]:
+        left_s = max(deadline - time.monotonic(), RETRY_S)
+        client = _within(left_s, lambda: JobSubmissionClient(arguments.address))
+        runtime_env = {"working_dir": arguments.working_dir, "excludes": EXCLUDED}
+        metadata = {"recipe": arguments.recipe}
+        job = _within(
+            UPLOAD_S, lambda: client.submit_job(entrypoint=command, runtime_env=runtime_env, metadata=metadata)
+        )
+        return client, job
+
     deadline = time.monotonic() + arguments.connect_timeout_s
     waiting = False
     while True:
         try:
-            client = JobSubmissionClient(arguments.address)
-            job = client.submit_job(
-                entrypoint=command,
-                runtime_env={"working_dir": arguments.working_dir, "excludes": EXCLUDED},
-                metadata={"recipe": arguments.recipe},
-            )
-            return client, job
+            return submit()
         except AuthenticationError as error:
             raise RlsysError(f"the cluster at {arguments.address} took no job: {error}", fix=TOKEN_HELP) from error
-        except (ConnectionError, RuntimeError) as error:
+        except (ConnectionError, RuntimeError, TimeoutError) as error:
             problem = f"the cluster at {arguments.address} took no job: {str(error).rstrip('.')}"
             if time.monotonic() > deadline:
-                fix = START_HELP if isinstance(error, ConnectionError) else ANSWER_HELP
+                fix = ANSWER_HELP if isinstance(error, RuntimeError) else START_HELP
                 raise RlsysError(problem, fix=fix) from error
             if not waiting:
                 print(f"{problem}; asking for {arguments.connect_timeout_s:g} s (--connect-timeout-s)", flush=True)
@@ -129,21 +144,65 @@ def _submit(arguments: argparse.Namespace, command: str) -> tuple[Any, str]:
 
 
 def _wait_for(client: Any, job: str, *, deadline: float) -> Any:
-    """Follows a job until it ends; its `JobDetails`."""
+    """Follows a job until it ends; its `JobDetails`.
+
+    Raises:
+        ActorError: the deadline passed first, or the cluster has gone silent.
+    """
     started = time.monotonic()
-    try:
+    with contextlib.suppress(TimeoutError):  # told below
         asyncio.run(asyncio.wait_for(_follow(client, job), deadline - started))
-    except TimeoutError:
-        raise ActorError(
-            f"{job} was still running",
-            value=f"{time.monotonic() - started:.0f} s",
-            fix=f"follow it: ray job logs --follow {job}",
-        ) from None
-    return client.get_job_info(job)
+    heard = time.monotonic()
+    while True:
+        try:
+            info, heard = _within(ANSWER_S, lambda: client.get_job_info(job)), time.monotonic()
+            if info.status.is_terminal():
+                return info
+        except (ConnectionError, RuntimeError, TimeoutError) as error:
+            if time.monotonic() - heard > SILENCE_S:
+                raise ActorError(
+                    f"the cluster says nothing of {job} any more: {error}",
+                    value=f"{SILENCE_S:g} s",
+                    fix="see whether its head node lives; the same command with --resume auto goes on",
+                ) from error
+        if time.monotonic() > deadline:
+            raise ActorError(
+                f"{job} was still running",
+                value=f"{time.monotonic() - started:.0f} s",
+                fix=f"follow it: ray job logs --follow {job}",
+            )
+        time.sleep(RETRY_S)
 
 
 async def _follow(client: Any, job: str) -> None:
-    """Prints the job's output as it comes, until it ends."""
-    async for lines in client.tail_job_logs(job):
-        sys.stdout.write(lines)
-        sys.stdout.flush()
+    """Prints the job's output as it comes, until it ends or its connection is cut."""
+    try:
+        async for lines in client.tail_job_logs(job):
+            sys.stdout.write(lines)
+            sys.stdout.flush()
+    except (OSError, RuntimeError) as error:
+        print(f"lost the output of {job}: {error}; ray job logs --follow {job} has it", flush=True)
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """The call's answer. Ray's client sets no time limits, so that it waits in a thread that is left behind.
+
+    Raises:
+        TimeoutError: there was none in time.
+    """
+    answers: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            answers.put((call(), None))
+        except BaseException as error:  # raised again in the thread that waits
+            answers.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        answer, error = answers.get(timeout=seconds)
+    except Empty:
+        raise TimeoutError(f"no answer within {seconds:g} s") from None
+    if error is not None:
+        raise error
+    return answer  # pyright: ignore[reportReturnType]

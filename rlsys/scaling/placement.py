@@ -1,5 +1,6 @@
 """Which bundles of CPUs and GPUs a recipe needs, and whether a cluster's nodes can hold them. Pure: no Ray."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -132,22 +133,30 @@ def _workers(recipe: Recipe, kind: str, needed: set[str], gpus: float) -> tuple[
 
 
 def check_fits(bundles: Sequence[Bundle], nodes: Sequence[Mapping[str, float]]) -> None:
-    """Whether free resources of the nodes hold all bundles: largest first, each into the node it fills best.
+    """Whether the nodes hold all bundles: largest first, each into the node that it fills best.
 
     Raises:
         PlacementError: naming the first bundle that finds no room, what there is, and what would fit.
     """
     free = [{"CPU": node.get("CPU", 0.0), "GPU": node.get("GPU", 0.0)} for node in nodes]
+    placed: Counter[str] = Counter()
+    homeless: list[Bundle] = []
     for bundle in sorted(bundles, key=lambda bundle: (-bundle.gpus, -bundle.cpus, bundle.name)):
         rooms = [node for node in free if node["GPU"] >= bundle.gpus and node["CPU"] >= bundle.cpus - 1e-9]
         if not rooms:
-            raise _no_room(bundle, bundles, nodes)
+            homeless.append(bundle)
+            continue
         best = min(rooms, key=lambda node: (node["GPU"] - bundle.gpus, node["CPU"] - bundle.cpus))
         best["GPU"] -= bundle.gpus
         best["CPU"] -= bundle.cpus
+        placed[bundle.actors[0]] += 1
+    if homeless:
+        raise _no_room(homeless[0], bundles, nodes, placed)
 
 
-def _no_room(bundle: Bundle, bundles: Sequence[Bundle], nodes: Sequence[Mapping[str, float]]) -> PlacementError:
+def _no_room(
+    bundle: Bundle, bundles: Sequence[Bundle], nodes: Sequence[Mapping[str, float]], placed: Mapping[str, int]
+) -> PlacementError:
     have = {key: sum(node.get(key, 0.0) for node in nodes) for key in ("CPU", "GPU")}
     want = {"CPU": sum(b.cpus for b in bundles), "GPU": sum(b.gpus for b in bundles)}
     short = [key for key in ("GPU", "CPU") if have[key] < want[key] - 1e-9]
@@ -157,9 +166,12 @@ def _no_room(bundle: Bundle, bundles: Sequence[Bundle], nodes: Sequence[Mapping[
         fix = "add GPUs, or lower cluster.learner_ranks, cluster.rollout_workers or rollout.vllm.tensor_parallel_size"
     else:
         fix = "the total would do, but no single node has room for it: use larger nodes or smaller bundles"
+    wanted = Counter(each.actors[0] for each in bundles)
+    fits = ", ".join(f"{placed.get(kind, 0)} of {count} {kind}" for kind, count in wanted.items())
     return PlacementError(
         f"no room for {bundle.name} ({', '.join(bundle.actors)}), which needs {bundle.cpus:g} CPUs and "
         f"{bundle.gpus:g} GPUs on one node; the recipe needs {want['CPU']:g} CPUs and {want['GPU']:g} GPUs "
-        f"in {len(bundles)} bundles, and {len(nodes)} node(s) have {have['CPU']:g} CPUs and {have['GPU']:g} GPUs free",
+        f"in {len(bundles)} bundles, and {len(nodes)} node(s) have {have['CPU']:g} CPUs and {have['GPU']:g} GPUs in all"
+        f"; what would fit: {fits}",
         fix=fix,
     )

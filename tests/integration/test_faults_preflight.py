@@ -33,7 +33,7 @@ def test_a_bundle_without_room_is_named_with_what_would_fit(two_cpus: None, tmp_
         reserve(placement_plan(recipe, use_gpus=False), timeout_s=60.0)
     assert time.monotonic() - started < 10
     assert "no room for learner[0] (learner, value, reference), which needs 12 CPUs" in str(refused.value)
-    assert "1 node(s) have 2 CPUs and 0 GPUs free" in str(refused.value)
+    assert "1 node(s) have 2 CPUs and 0 GPUs in all; what would fit: " in str(refused.value)
     assert "lower cluster.cpus_per_*, or set cluster.oversubscribe_cpus=true" in refused.value.fix
 
 

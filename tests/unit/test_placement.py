@@ -70,18 +70,23 @@ def test_a_reward_model_shares_the_learners_gpus_or_has_its_own():
 
 
 @pytest.mark.parametrize(
-    ("nodes", "named"),
+    ("nodes", "named", "fits"),
     [
-        ([{"CPU": 64.0, "GPU": 7.0}], "add GPUs"),
-        ([{"CPU": 4.0, "GPU": 8.0}], "oversubscribe_cpus"),
-        ([{"CPU": 6.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 7.0}, {"CPU": 40.0}], "no single node"),
+        ([{"CPU": 64.0, "GPU": 7.0}], "add GPUs", "7 of 7 learner, 0 of 1 rollout, 4 of 4 verifier"),
+        ([{"CPU": 4.0, "GPU": 8.0}], "oversubscribe_cpus", "1 of 7 learner, 1 of 1 rollout, 0 of 4 verifier"),
+        (
+            [{"CPU": 6.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 7.0}, {"CPU": 40.0}],
+            "no single node",
+            "1 of 7 learner, 1 of 1 rollout, 4 of 4 verifier",
+        ),
     ],
 )
-def test_preflight_names_the_bundle_and_the_fix(nodes, named):
+def test_preflight_names_the_bundle_the_fix_and_what_would_fit(nodes, named, fits):
     plan = placement_plan(load_recipe("configs/tulu3/8b/rlvr.toml"), use_gpus=True)
     with pytest.raises(PlacementError, match=r"no room for (learner|rollout|verifier)\[\d\]") as error:
         check_fits(plan.bundles, nodes)
     assert named in error.value.fix
+    assert f"what would fit: {fits}" in error.value.problem
 
 
 def test_bundles_go_where_they_leave_the_least():

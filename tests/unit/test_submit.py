@@ -1,14 +1,18 @@
 """`rlsys submit` before a cluster has taken the job: what is refused, and what is said of a cluster that takes none."""
 
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
+from ray.job_submission import JobStatus
 
 from launch import submit
 from launch.cli import main
+from rlsys.errors import ActorError
 
 RECIPE = "configs/quickstart.toml"
 SHARED = 'runs="/shared/runs"'
@@ -71,6 +75,52 @@ def test_without_a_cluster_the_waiting_is_told_and_then_how_to_start_one(
     assert said.err == (
         f"rlsys: {problem}; start one with `ray start --head`, or give --address http://HEAD:8265 of one that runs\n"
     )
+
+
+def test_a_cluster_that_says_nothing_is_not_waited_for_longer_than_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(submit, "RETRY_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert main(["submit", RECIPE, SHARED, "--address", address, "--connect-timeout-s", "0.3"]) == 1
+    assert f"the cluster at {address} took no job: no answer within 0." in capsys.readouterr().err
+
+
+class ScriptedClient:
+    """Its output is cut off; then it says these, one after the other."""
+
+    def __init__(self, *answers: object) -> None:
+        self.answers = list(answers)
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        yield "step 1\n"
+        raise RuntimeError("websocket closed with code 1006")
+
+    def get_job_info(self, job: str) -> SimpleNamespace:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return SimpleNamespace(status=answer)
+
+
+def test_a_job_whose_output_is_cut_off_is_followed_by_its_state(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(submit, "RETRY_S", 0.0)
+    client = ScriptedClient(JobStatus.RUNNING, ConnectionError("head restarts"), JobStatus.SUCCEEDED)
+    info = submit._wait_for(client, "job-1", deadline=time.monotonic() + 60)
+    assert (info.status, client.answers) == (JobStatus.SUCCEEDED, [])
+    lost = "lost the output of job-1: websocket closed with code 1006; ray job logs --follow job-1 has it\n"
+    assert capsys.readouterr().out == f"step 1\n{lost}"
+
+
+def test_a_cluster_that_has_gone_silent_ends_the_following(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(submit, "RETRY_S", 0.0)
+    monkeypatch.setattr(submit, "SILENCE_S", -1.0)
+    client = ScriptedClient(ConnectionError("refused"))
+    with pytest.raises(ActorError, match="the cluster says nothing of job-1 any more: refused"):
+        submit._wait_for(client, "job-1", deadline=time.monotonic() + 60)
 
 
 @pytest.mark.parametrize("answering", [401, 403], indirect=True)
