@@ -113,8 +113,9 @@ async def _ask(
         failed_batches = {name: {"failed_batches": dict(counts)} for name, counts in turns.failures.items()}
         told |= {name: failed_batches[name] for name in pool if name in failed_batches}
         if worker is not None:
-            told["judge"] = await worker.stats.remote()
-            await worker.close.remote()
+            timeout_s = context.recipe.cluster.operation_timeout_s
+            told["judge"] = get(worker.stats.remote(), timeout_s=timeout_s, what="counting what the judge was asked")
+            get(worker.close.remote(), timeout_s=timeout_s, what="closing the judge's connections")
         elif isinstance(judge, Judge):
             told["judge"] = {"replies": dict(judge.counts), **failed_batches.get(str(settings.judge.local_model), {})}
         return made, told
