@@ -363,20 +363,23 @@ def test_responses_are_asked_for_anew_where_an_update_ends_them(context: RunCont
 
 
 def test_workers_are_added_to_a_live_run_and_taken_away(context: RunContext, monkeypatch):
-    """`rlsys scale`, twice: a third worker joins at a publication, and later two leave, with no group lost."""
+    """`rlsys scale`, twice: another worker of each kind joins, and later they leave again, with no group lost."""
     monkeypatch.setattr(context, "recipe", context.recipe.model_copy(update={"deterministic": False}))
-    crew, asked, faults = context.crew, [], Faults()
+    crew, asked, faults, verifiers = context.crew, [], Faults(), set()
     crew.workers.wait_for_all()
 
-    def scale(number: int) -> None:
-        command = [sys.executable, "-m", "launch.cli", "scale", str(context.folder), "--rollout-workers", str(number)]
+    def scale(rollout: int, verifier: int) -> None:
+        numbers = ["--rollout-workers", str(rollout), "--verifier-workers", str(verifier)]
+        command = [sys.executable, "-m", "launch.cli", "scale", str(context.folder), *numbers]
         asked.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT))
 
     def before(version: int) -> None:
         if version in (2, 8):
-            scale(3 if version == 2 else 1)
+            scale(*((3, 2) if version == 2 else (1, 1)))
         if version == 6:
             crew.workers.wait_for_all()
+            crew.verifiers.wait_for_all()
+            verifiers.update(pids_of("VerifierWorker"))
 
     with (context.folder / LOCK).open("w") as lock:  # `run_recipe` holds it
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -385,12 +388,14 @@ def test_workers_are_added_to_a_live_run_and_taken_away(context: RunContext, mon
     answers = [process.communicate(timeout=60)[0] for process in asked]
     assert [process.returncode for process in asked] == [0, 0], answers
     assert [answer.split(" from ")[0] for answer in answers] == ["3 rollout workers", "1 rollout workers"]
+    assert [answer.strip().split(", ")[-1] for answer in answers] == ["2 verifiers", "1 verifiers"]
     workers = [int(row["perf/rollout_workers"]) for row in run.rows]
     assert workers == sorted(workers[:7]) + sorted(workers[7:], reverse=True)
     assert (workers[0], workers[6], workers[-1]) == (2, 3, 1)
     assert_whole(run)
     assert run.rows[-1]["rollout/lost_groups"] == 0
     assert len(pids_of("RolloutWorker")) == 1
+    assert len(verifiers) == 2 and len(verifiers & set(pids_of("VerifierWorker"))) == 1
     crew.scale(rollout=2, verifier=None)
     crew.workers.wait_for_all()
 
