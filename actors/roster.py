@@ -13,6 +13,7 @@ noticed when a heartbeat or a piece of work fails (seconds), a hang when a heart
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -93,6 +94,10 @@ class Roster:
         self._cluster, self._restarts = cluster, restarts
         self._built_state: Literal["joining", "serving"] = "joining" if join else "serving"
         self._last_beat = time.monotonic()
+        self._last_loss = ""
+        """Who was lost last, and why."""
+        self._last_error: BaseException | None = None
+        """Of a start, where that was the reason: with what the actor itself said."""
         self._members = [self._new(slot) for slot in range(size)]
 
     def __iter__(self) -> Iterator[Any]:
@@ -136,6 +141,8 @@ class Roster:
         Raises:
             ActorError: no member is left, and none can be started.
         """
+        if not self._members:  # said before, and not heard: another error was in the way
+            raise self._nobody_left()
         now = time.monotonic()
         for member in [member for member in self._members if member.state == "starting"]:
             self._check_start(member, now)
@@ -162,8 +169,10 @@ class Roster:
                 self._end(member)
         self.size = size
 
-    def lost(self, member: Member, why: str) -> None:
+    def lost(self, member: Member, why: str, error: BaseException | None = None) -> None:
         """Ends a member that died, failed or hangs, and starts another in its place. Harmless for one replaced already.
+
+        A place in which no other is started gives its resources back.
 
         Raises:
             ActorError: no member is left, and none can be started.
@@ -179,18 +188,17 @@ class Roster:
         failed_starts = member.failed_starts + 1 if member.state == "starting" else 0
         replaced = failed_starts < MAX_FAILED_STARTS and self._restarts.spend(self.kind)
         action = "it is replaced" if replaced else "it is not replaced any more"
-        print(f"{member.name} {why}; {action}", flush=True)
+        self._last_loss, self._last_error = f"{member.name} {why}", error
+        print(f"{self._last_loss}; {action}", flush=True)
         if replaced:
             another = self._new(member.slot)
             another.failed_starts = failed_starts
             self._members.append(another)
             self._members.sort(key=lambda each: each.slot)
-        elif not self._members:
-            raise ActorError(
-                f"no {self.kind} worker is left: {member.name} {why}",
-                value=f"{self._restarts.counts[self.kind]} restarts",
-                fix="see the workers' logs; raise cluster.max_restarts if their deaths are the machines' fault",
-            )
+            return
+        self._free(member.slot)
+        if not self._members:
+            raise self._nobody_left()
 
     def accuse(self, names: Sequence[str], *, timeout_s: float) -> list[str]:
         """Replaces those of the named members that do not answer a heartbeat now; gives their names."""
@@ -204,20 +212,24 @@ class Roster:
         return gone
 
     def wait_for_all(self) -> None:
-        """Returns when every member is built.
+        """Returns when every member is built; one that dies or fails meanwhile is replaced as at any time.
 
         Raises:
-            ActorError: one could not be, or not before its deadline.
+            ActorError: one is not replaced any more, or they were not built before their deadline.
         """
-        timeout_s = self._cluster.start_timeout_s
-        try:
-            ray.get(self.starting, timeout=timeout_s)
-        except ray.exceptions.GetTimeoutError:
-            message = f"the {self.kind} workers did not start"
-            raise ActorError(message, value=f"{timeout_s:g} s", fix="see their logs") from None
-        except ray.exceptions.RayError as error:
-            raise ActorError(f"the {self.kind} workers could not start: {error}", fix="see their logs") from error
-        self.beat()
+        places, timeout_s = self.slots, self._cluster.start_timeout_s
+        deadline = time.monotonic() + timeout_s
+        while self.starting:
+            self._wait_for_a_start(deadline - time.monotonic())
+            if time.monotonic() >= deadline:
+                message = f"the {self.kind} workers did not start"
+                raise ActorError(message, value=f"{timeout_s:g} s", fix="see their logs")
+            with suppress(ActorError):  # nobody is left: said below, with the reason at full length
+                self.beat()
+            if self.slots < places:
+                reason = self._last_error or self._last_loss
+                message = f"the {self.kind} workers could not start: {reason}"
+                raise ActorError(message, fix="see their logs") from self._last_error
 
     def wait_for_one(self) -> None:
         """Returns when there is a member that can take weights (work, where none are needed).
@@ -227,8 +239,7 @@ class Roster:
         """
         while not self.built:
             self.beat()
-            if self.starting:
-                ray.wait(self.starting, num_returns=1, timeout=self._cluster.heartbeat_s, fetch_local=False)
+            self._wait_for_a_start(self._cluster.heartbeat_s)
 
     def close(self) -> None:
         """Ends all members."""
@@ -245,6 +256,19 @@ class Roster:
         handle, ready = self._create(slot)
         return Member(f"{self.kind}-{slot}", slot, handle, ready, time.monotonic())
 
+    def _nobody_left(self) -> ActorError:
+        return ActorError(
+            f"no {self.kind} worker is left: {self._last_loss}",
+            value=f"{self._restarts.counts[self.kind]} restarts",
+            fix="see the workers' logs; raise cluster.max_restarts if their deaths are the machines' fault",
+        )
+
+    def _wait_for_a_start(self, timeout_s: float) -> None:
+        """Returns when one of those that start is built or failed, and soon enough for the next heartbeat."""
+        if self.starting:
+            timeout_s = max(min(timeout_s, self._cluster.heartbeat_s), 0.0)
+            ray.wait(self.starting, num_returns=1, timeout=timeout_s, fetch_local=False)
+
     def _check_start(self, member: Member, now: float) -> None:
         if not ray.wait([member.ready], timeout=0, fetch_local=False)[0]:
             if now - member.since > self._cluster.start_timeout_s:
@@ -253,7 +277,7 @@ class Roster:
         try:
             ray.get(member.ready)
         except ray.exceptions.RayError as error:
-            self.lost(member, f"could not start ({_first_line(error)})")
+            self.lost(member, f"could not start ({_last_line(error)})", error)
             return
         member.state, member.failed_starts = self._built_state, 0
 
@@ -279,11 +303,11 @@ class Roster:
         except ray.exceptions.RayActorError:
             return "died"
         except ray.exceptions.RayError as error:
-            return f"failed ({_first_line(error)})"
+            return f"failed ({_last_line(error)})"
         limit = self._cluster.hang_timeout_s
         return f"made no progress for {stuck_s:.0f} s" if stuck_s > limit else None
 
 
-def _first_line(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__
