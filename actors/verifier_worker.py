@@ -84,12 +84,15 @@ class Verifying:
             experiences.append([])
             for rollout, score in zip(group, scores, strict=True):
                 judged = tuple(next(verdicts) for _ in prompt.checks)
-                experience = self._experience(prompt, rollout, judged, score, reward_model_weight)
-                if overlong is not None:
-                    penalty = overlong_penalty(len(rollout.response_ids), **overlong)
-                    experience = dataclasses.replace(experience, reward=experience.reward + penalty)
-                experiences[-1].append(experience)
-        return [summarize(group) for group in experiences], experiences
+                experiences[-1].append(self._experience(prompt, rollout, judged, score, reward_model_weight))
+        summaries = [summarize(group) for group in experiences]
+        if overlong is not None:
+            experiences = [[_shaped(experience, overlong) for experience in group] for group in experiences]
+            summaries = [
+                dataclasses.replace(summarize(group), scores=before.rewards)
+                for group, before in zip(experiences, summaries, strict=True)
+            ]
+        return summaries, experiences
 
     def response_text(self, rollout: Rollout) -> str:
         """The text of a response: what precedes its end token, without special tokens."""
@@ -129,6 +132,11 @@ class Verifying:
             reward_model_score=None if score is None else weight * score,
         )
         return Experience(prompt, rollout, verdicts, reward, score)
+
+
+def _shaped(experience: Experience, overlong: Mapping[str, Any]) -> Experience:
+    penalty = overlong_penalty(len(experience.rollout.response_ids), **overlong)
+    return dataclasses.replace(experience, reward=experience.reward + penalty)
 
 
 def summarize(group: Sequence[Experience]) -> GroupSummary:

@@ -138,6 +138,8 @@ class GroupSummary:
     """Empty until verified; with `detail` emptied."""
     reward_model_scores: tuple[float, ...] = ()
     """Empty where no reward model was asked."""
+    scores: tuple[float, ...] = ()
+    """Rewards before the overlong penalty, NaN where masked; empty where none was added."""
 
     @property
     def num_masked(self) -> int:

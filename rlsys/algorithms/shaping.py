@@ -4,15 +4,17 @@ import math
 from collections.abc import Sequence
 
 
-def is_informative(rewards: Sequence[float]) -> bool:
-    """DAPO's dynamic sampling (arXiv 2503.14476, eq. 11): whether a group's rewards differ, so that it has a gradient.
+def is_informative(scores: Sequence[float]) -> bool:
+    """DAPO's dynamic sampling (arXiv 2503.14476, eq. 11): whether a group's scores differ, so that it has a gradient.
 
-    NaN marks a response whose verifier failed; it is left out. Fewer than two rewards cannot differ.
+    The equation counts correct answers: give it scores without `overlong_penalty`, by which a group that is right
+    throughout differs in length alone. NaN marks a response whose verifier failed; it is left out. Fewer than two
+    scores cannot differ.
 
     >>> is_informative((0.0, 1.0)), is_informative((1.0, 1.0)), is_informative((1.0, float("nan")))
     (True, False, False)
     """
-    kept = [reward for reward in rewards if not math.isnan(reward)]
+    kept = [score for score in scores if not math.isnan(score)]
     return bool(kept) and min(kept) < max(kept)
 
 

@@ -91,6 +91,7 @@ def test_long_responses_lose_reward_before_the_limit(verifying: Verifying, token
     [summary], [experiences] = verifying.verify([prompt(Check("math", "4"))], [group], overlong=overlong)
     assert [experience.reward for experience in experiences] == [9.0, 10.0]
     assert summary.rewards == (9.0, 10.0)
+    assert summary.scores == (10.0, 10.0), "by which dynamic sampling knows that all are right"
 
 
 def test_the_end_token_and_special_tokens_are_no_text(verifying: Verifying, tokenizer: PreTrainedTokenizerFast):
