@@ -73,6 +73,14 @@ def prepare_model(model: ModelSettings, data: DataSettings, folder: str) -> Mode
 
 
 @ray.remote(num_cpus=0)
+def digest_model(model: ModelSettings) -> str:
+    """`rlsys.data.reference_logprobs.model_digest`: reads all weights."""
+    from rlsys.data.reference_logprobs import model_digest
+
+    return model_digest(model)
+
+
+@ray.remote(num_cpus=0)
 def build_store(
     data: DataSettings, tokenizer: str, folder: str, layout: str, gate: Decontamination | None
 ) -> dict[str, Any]:

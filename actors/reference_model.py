@@ -42,5 +42,5 @@ class ReferenceModel(ModelGroup):
         return self.ranks.submit_sharded("logprobs", {"shards": shards}, temperature=temperature).map(in_shard_order)
 
     def pair_logprobs(self, folder: str) -> "Pending[np.ndarray]":
-        """`[P, 2]` float32, chosen and rejected; the preference stages read it, or cache it on disk."""
+        """`[P, 2]` float32, chosen and rejected; `rlsys.data.reference_logprobs` keeps them on disk."""
         return self.ranks.submit("pair_logprobs", folder=folder).map(of_rank_0)

@@ -8,9 +8,11 @@ reference.logprobs   values   learner.logprobs        all three groups at once
 """
 
 import math
+import re
 import time
 from collections.abc import Sequence
 from random import Random
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from actors.groups import Pending
@@ -20,6 +22,7 @@ from launch.supervised import skipped_metrics
 from rlsys.algorithms.schedule import learning_rate
 from rlsys.errors import ActorError
 from rlsys.recipe.learner import LearnerSettings
+from rlsys.recipe.stages import RlvrStage
 from rlsys.rollouts.experience_buffer import BufferedGroup, balance
 from rlsys.rollouts.ledger_records import Batch
 
@@ -54,7 +57,6 @@ class Update:
 
         Raises:
             ActorError: a rank died, failed or passed its deadline.
-            TrainingError: too many skipped steps in a row.
         """
         for name in [name for name, pending in self._pending.items() if pending.ready]:
             pending = self._pending.pop(name)
@@ -125,31 +127,23 @@ class Update:
                 settings.algorithm,
                 returns=returns,
                 old_values=answers["values"],
-                lrs=self._learning_rates(settings.value_learner),
+                lrs=learning_rates(settings, settings.value_learner, self._batch.index),
                 **common,
             )
-        if self._batch.index >= settings.algorithm.value_warmup_batches:
+        warmup = settings.algorithm.value_warmup_batches
+        if self._batch.index >= warmup:
             self._pending["train_policy"] = crew.learner.train_policy(
                 self._shards,
                 settings.algorithm,
                 advantages=advantages,
                 proximal=answers["proximal"],
                 reference=answers["reference"],
-                lrs=self._learning_rates(settings.learner),
+                lrs=learning_rates(settings, settings.learner, self._batch.index, first_batch=warmup),
                 max_response_length=settings.sampling.max_tokens,
                 temperature=settings.sampling.temperature,
                 version=self._batch.index,
                 **common,
             )
-
-    def _learning_rates(self, learner: LearnerSettings) -> list[float]:
-        settings = self._run.settings
-        steps = settings.algorithm.epochs_per_batch * settings.algorithm.minibatches
-        first = self._batch.index * steps
-        total = settings.batches * steps
-        return [
-            learning_rate(step, learner.lr, learner.schedule, total_steps=total) for step in range(first, first + steps)
-        ]
 
     def _note_time(self, name: str) -> None:
         key = {"proximal": "proximal", "reference": "reference", "values": "values"}.get(name)
@@ -161,23 +155,36 @@ class Update:
         self._seconds["time/update_s"] = time.perf_counter() - self._started
         run.context.spans.add("optimize", self._optimizing_since, time.time())
         run.context.spans.add("update", self._began, time.time())  # scoring included: all that a batch is trained by
-        for name, prefix in (("train_value", "value_"), ("train_policy", "")):
-            reports = self._answers.get(name) or ()
-            for report in reports:
-                run.guard.record(report.fault)
-            if reports:
-                self.metrics |= _mean_metrics(reports, prefix)
+        for model, prefix in (("value", "value_"), ("policy", "")):
+            if reports := self._answers.get(f"train_{model}"):
+                run.guard.record(model, [report.fault for report in reports])
+                self.metrics |= batch_metrics(reports, prefix)
         self.metrics |= skipped_metrics(run.guard)
         self.done = True
 
 
-def _mean_metrics(reports: Sequence[Any], prefix: str) -> dict[str, float]:
-    """Means over a batch's optimizer steps; `optim/` names of the value model get its prefix."""
-    totals: dict[str, list[float]] = {}
+def learning_rates(settings: RlvrStage, learner: LearnerSettings, batch: int, *, first_batch: int = 0) -> list[float]:
+    """Of a batch's optimizer steps, for a model that is trained from `first_batch` on, where its schedule begins."""
+    steps = settings.algorithm.epochs_per_batch * settings.algorithm.minibatches
+    first, total = ((number - first_batch) * steps for number in (batch, settings.batches))
+    return [
+        learning_rate(step, learner.lr, learner.schedule, total_steps=total) for step in range(first, first + steps)
+    ]
+
+
+def batch_metrics(reports: Sequence[Any], prefix: str) -> dict[str, float]:
+    """Over a batch's optimizer steps: the highest peak of memory, means of the rest.
+
+    Args:
+        reports: one a step.
+        prefix: of names that both models have, those of `optim/` and `perf/`.
+    """
+    values: dict[str, list[float]] = {}
     for report in reports:
         for name, value in report.metrics.items():
-            totals.setdefault(name.replace("optim/", f"optim/{prefix}"), []).append(value)
-    return {name: sum(values) / len(values) for name, values in totals.items()}
+            values.setdefault(name, []).append(value)
+    whole = {name: (max if name == "perf/peak_mem_gib" else fmean)(of_steps) for name, of_steps in values.items()}
+    return {re.sub("^(optim|perf)/", rf"\1/{prefix}", name): value for name, value in whole.items()}
 
 
 def shuffled_rewards(groups: Sequence[BufferedGroup[GroupReference]], seed: str) -> list[GroupReference]:

@@ -2,9 +2,10 @@
 
     store on disk --> learner (SFT, DPO) or value model (reward): optimizer step s takes rows that are a pure function
                       of (seed, s), so that a resume needs the number of the last step and nothing else
-    reference model --> logprobs of all pairs, once, before DPO's first step
+    reference model --> logprobs of all pairs, once, before DPO's first step; kept on disk
 
 consumes: a token or pair store     produces: checkpoints, hf/     waits for: one call of several steps at a time
+when ranks die: they are started again, and the topology as well, which finds everything as a resume would
 """
 
 import time
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.data_tasks import build_store
+from actors.data_tasks import build_store, digest_model
 from actors.groups import ModelGroup, Pending
 from launch.context import RunContext, StageContext, get, pairs_folder
 from launch.model_states import commit_deadline_s, save_states
@@ -22,7 +23,8 @@ from rlsys.algorithms.schedule import learning_rate
 from rlsys.algorithms.step_guard import StepGuard
 from rlsys.checkpoint.background import BackgroundCommitter
 from rlsys.checkpoint.checkpoint import Checkpoint
-from rlsys.recipe.algorithm import SafetySettings
+from rlsys.data.reference_logprobs import ReferenceLogprobs
+from rlsys.errors import ActorError, CheckpointError, RlsysError
 from rlsys.recipe.section import PREVIOUS
 from rlsys.recipe.stages import DpoStage, RewardStage, SftStage, SupervisedStage
 
@@ -30,10 +32,22 @@ SECONDS_A_CALL = 2.0
 """Steps are asked for in calls of about so long: short enough for a live console, long enough to hide a round trip."""
 
 
+@dataclass(slots=True)
+class SupervisedRun:
+    """A stage that is under way, through all its returns to the last checkpoint."""
+
+    context: RunContext
+    stage: StageContext
+    committer: BackgroundCommitter
+    num_rollbacks: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class SupervisedWork:
     """What tells the three topologies apart."""
 
+    model: str
+    """What is trained, for messages."""
     group: ModelGroup
     num_rows: int
     train: Callable[[int, Sequence[float]], Pending[Any]]
@@ -42,6 +56,53 @@ class SupervisedWork:
 
 def run_sft(context: RunContext, stage: StageContext) -> dict[str, Any]:
     """Supervised fine-tuning on a mixture, the loss on assistant tokens."""
+    return _supervise(context, stage, _sft)
+
+
+def run_dpo(context: RunContext, stage: StageContext) -> dict[str, Any]:
+    """A preference loss on pairs; the reference is the policy before the first step."""
+    return _supervise(context, stage, _dpo)
+
+
+def run_reward(context: RunContext, stage: StageContext) -> dict[str, Any]:
+    """A reward model on pairs; its actors are those of the value model, which starts from it."""
+    return _supervise(context, stage, _reward)
+
+
+def _supervise(
+    context: RunContext, stage: StageContext, topology: Callable[[SupervisedRun], dict[str, Any]]
+) -> dict[str, Any]:
+    """Runs a topology to its end, however often ranks die in it."""
+    committer = BackgroundCommitter(stage.checkpoints, deadline_s=commit_deadline_s(context.recipe.cluster))
+    run = SupervisedRun(context, stage, committer)
+    while True:
+        try:
+            return topology(run)
+        except (ActorError, CheckpointError) as error:
+            _go_back(run, error)
+
+
+def _go_back(run: SupervisedRun, error: RlsysError) -> None:
+    """Starts the groups of ranks that died again, and ends the commit under way.
+
+    Raises:
+        RlsysError: the error itself: no rank died, or too many did.
+    """
+    crew = run.context.crew
+    fallen = crew.fallen()
+    if not fallen or not all([crew.restart(kind) for kind in fallen]):
+        raise error
+    run.num_rollbacks += 1
+    print(f"{run.stage.stage.label} goes back to its last checkpoint, {', '.join(fallen)} died: {error}", flush=True)
+    try:
+        run.committer.wait()
+    except RlsysError as problem:  # that checkpoint is lost; the one before it is there
+        print(f"what was being written is lost: {problem}", flush=True)
+    run.context.forget_models()
+
+
+def _sft(run: SupervisedRun) -> dict[str, Any]:
+    context, stage = run.context, run.stage
     settings = stage.stage
     assert isinstance(settings, SftStage)
     folder = stage.folder / "data"
@@ -56,23 +117,18 @@ def run_sft(context: RunContext, stage: StageContext) -> dict[str, Any]:
         )
 
     context.learner_holds = None
-    summary = _train(context, stage, SupervisedWork(learner, manifest["rows"], train))
+    summary = _train(run, SupervisedWork("policy", learner, manifest["rows"], train))
     context.learner_holds = stage.folder / "hf"
     return summary | {"rows": manifest["rows"], "dropped": manifest["about"]}
 
 
-def run_dpo(context: RunContext, stage: StageContext) -> dict[str, Any]:
-    """A preference loss on pairs; the reference is the policy before the first step."""
+def _dpo(run: SupervisedRun) -> dict[str, Any]:
+    context, stage = run.context, run.stage
     settings = stage.stage
     assert isinstance(settings, DpoStage)
     folder, num_pairs = _pairs(context, settings, stage.folder)
     policy = context.policy_folder(settings.policy)
-    reference = None
-    if settings.loss.needs_reference:
-        model = context.crew.reference
-        model.load(context.policy_settings(policy), settings.learner).get(context.recipe.cluster.start_timeout_s)
-        with context.spans.span("reference"):
-            reference = model.pair_logprobs(str(folder)).get()
+    reference = _reference_logprobs(context, settings, folder, policy) if settings.loss.needs_reference else None
     context.load_policy(policy, settings.learner)
     learner = context.crew.learner
 
@@ -81,13 +137,13 @@ def run_dpo(context: RunContext, stage: StageContext) -> dict[str, Any]:
         return learner.train_preferences(str(folder), steps, settings.loss, reference=reference)
 
     context.learner_holds = None
-    summary = _train(context, stage, SupervisedWork(learner, num_pairs, train))
+    summary = _train(run, SupervisedWork("policy", learner, num_pairs, train))
     context.learner_holds = stage.folder / "hf"
     return summary | {"pairs": num_pairs}
 
 
-def run_reward(context: RunContext, stage: StageContext) -> dict[str, Any]:
-    """A reward model on pairs; its actors are those of the value model, which starts from it."""
+def _reward(run: SupervisedRun) -> dict[str, Any]:
+    context, stage = run.context, run.stage
     settings = stage.stage
     assert isinstance(settings, RewardStage)
     folder, num_pairs = _pairs(context, settings, stage.folder)
@@ -98,21 +154,20 @@ def run_reward(context: RunContext, stage: StageContext) -> dict[str, Any]:
     def train(first_step: int, lrs: Sequence[float]) -> Pending[Any]:
         return value.train_reward(str(folder), _pair_steps(context, settings, first_step, lrs), settings.loss)
 
-    summary = _train(context, stage, SupervisedWork(value, num_pairs, train))
+    summary = _train(run, SupervisedWork("reward model", value, num_pairs, train))
     context.value_holds = stage.folder / "hf"
     scores = value.pair_scores(str(folder)).get()
     return summary | {"pairs": num_pairs, "pair_accuracy": float((scores[:, 0] > scores[:, 1]).mean())}
 
 
-def _train(context: RunContext, stage: StageContext, work: SupervisedWork) -> dict[str, Any]:
+def _train(run: SupervisedRun, work: SupervisedWork) -> dict[str, Any]:
     """The loop of all three: steps in calls, metrics, checkpoints, the exported folder."""
+    context, stage, committer = run.context, run.stage, run.committer
     settings = stage.stage
     assert isinstance(settings, SupervisedStage)
     total = total_steps(settings, work.num_rows)
-    guard = StepGuard(SafetySettings().max_skipped_in_a_row)
-    deadline_s = commit_deadline_s(context.recipe.cluster)
-    committer = BackgroundCommitter(stage.checkpoints, deadline_s=deadline_s)
-    step = resume(stage, work.group)
+    guard = StepGuard(settings.safety.max_skipped_in_a_row)
+    step = resume(stage, work.group, guard)
     num_steps = 1
     metrics: dict[str, float] = {}
     while step < total:
@@ -126,13 +181,14 @@ def _train(context: RunContext, stage: StageContext, work: SupervisedWork) -> di
             reports = work.train(step, lrs).get()
         seconds = (time.perf_counter() - started) / len(lrs)
         for number, report in enumerate(reports, step + 1):
-            guard.record(report.fault)
-            metrics = report.metrics | {"time/step_s": seconds} | skipped_metrics(guard)
+            guard.record(work.model, [report.fault])
+            metrics = report.metrics | {"time/step_s": seconds} | skipped_metrics(guard) | restart_metrics(run)
             stage.tracker.log(number, metrics)
+            guard.check()
         step = until
         num_steps = max(1, min(2 * num_steps, int(SECONDS_A_CALL / seconds)))
         if settings.checkpoint.every and step % settings.checkpoint.every == 0 and step < total:
-            save(stage, work.group, committer, step, deadline_s=deadline_s)
+            save(run, work.group, guard, step)
         committer.poll()
         context.flush_trace()
     committer.wait()
@@ -157,36 +213,45 @@ def skipped_metrics(guard: StepGuard) -> dict[str, float]:
     return {f"skipped/{reason}": float(count) for reason, count in guard.skipped.items()}
 
 
-def resume(stage: StageContext, group: ModelGroup) -> int:
-    """Restores the newest intact checkpoint of the stage; gives the number of steps it holds."""
+def restart_metrics(run: SupervisedRun) -> dict[str, float]:
+    """What had to be started again."""
+    restarts = {f"perf/restarts/{kind}": float(n) for kind, n in run.context.crew.restarts.counts.items()}
+    return restarts | {"perf/rollbacks": float(run.num_rollbacks)}
+
+
+def resume(stage: StageContext, group: ModelGroup, guard: StepGuard) -> int:
+    """Goes on from the newest intact checkpoint of the stage, or begins it; gives the number of steps it holds."""
     found = stage.checkpoints.recover()
     for problem in found.passed_over:
         print(f"passed over a damaged checkpoint: {problem}", flush=True)
     checkpoint: Checkpoint | None = found.checkpoint
     if checkpoint is None:
+        stage.tracker.restore(stage.beginning)
         return 0
     group.restore(str(checkpoint.path / "model")).get()
-    stage.tracker.restore(checkpoint.manifest.metadata["tracker"])
+    metadata: Any = checkpoint.manifest.metadata
+    guard.restore(metadata["guard"])
+    stage.tracker.restore(metadata["tracker"])
     print(f"resumed {stage.stage.label} after step {checkpoint.step}", flush=True)
     return checkpoint.step
 
 
-def save(
-    stage: StageContext, group: ModelGroup, committer: BackgroundCommitter, step: int, *, deadline_s: float
-) -> None:
+def save(run: SupervisedRun, group: ModelGroup, guard: StepGuard, step: int) -> None:
     """One transactional checkpoint; it is written and committed while training goes on."""
-    committer.wait()
+    stage = run.stage
+    run.committer.wait()
     transaction = stage.checkpoints.begin(step)
     try:
+        deadline_s = commit_deadline_s(run.context.recipe.cluster)
         wait_for_state = save_states({"model": group}, transaction.folder, deadline_s=deadline_s)
-        metadata = {"tracker": stage.tracker.position()}
+        metadata = {"guard": guard.state(), "tracker": stage.tracker.position()}
     except BaseException:
         transaction.cancel()
         raise
-    committer.submit(transaction, metadata=metadata, gather=wait_for_state)
+    run.committer.submit(transaction, metadata=metadata, gather=wait_for_state)
     assert isinstance(stage.stage, SupervisedStage)
     if not stage.stage.checkpoint.background:
-        committer.wait()
+        run.committer.wait()
 
 
 def _build_store(context: RunContext, settings: Any, folder: Path, layout: str) -> dict[str, Any]:
@@ -205,6 +270,22 @@ def _pairs(context: RunContext, settings: RewardStage | DpoStage, folder: Path) 
     from rlsys.data.token_store import PairStore
 
     return store, len(PairStore(store))
+
+
+def _reference_logprobs(context: RunContext, settings: DpoStage, folder: Path, policy: Path | None) -> Any:
+    """`[P, 2]` of the policy before the first step: from the disk, where this run has computed them before."""
+    cluster, model = context.recipe.cluster, context.policy_settings(policy)
+    digest = get(digest_model.remote(model), timeout_s=cluster.operation_timeout_s, what="digesting the reference")
+    precision = f"{settings.learner.dtype} on {'GPUs' if context.crew.use_gpus else 'CPUs'}"
+    kept = ReferenceLogprobs(context.folder / "reference_logprobs", pairs=folder, model=digest, precision=precision)
+    logprobs = kept.read()
+    if logprobs is None:
+        reference = context.crew.reference
+        reference.load(model, settings.learner).get(cluster.start_timeout_s)
+        with context.spans.span("reference"):
+            logprobs = reference.pair_logprobs(str(folder)).get()
+        kept.write(logprobs)
+    return logprobs
 
 
 def _pair_steps(context: RunContext, settings: RewardStage | DpoStage, first_step: int, lrs: Sequence[float]) -> Any:

@@ -57,7 +57,8 @@ class SafetySettings(Section):
     """What happens to a step that would poison the weights: it is skipped, counted and named."""
 
     max_skipped_in_a_row: Annotated[int, Field(ge=1)] = 5
-    """The run stops with an error at this many skipped steps in a row."""
+    """The run stops with an error when one model was left as it is so often in a row: by optimizer steps of a
+    supervised stage, by whole batches of RLVR."""
 
 
 class ScheduleSettings(Section):
@@ -109,7 +110,8 @@ class AlgorithmSettings(Section):
     """0 turns it off."""
     value_coef: Positive = 0.1
     value_warmup_batches: Annotated[int, Field(ge=0)] = 0
-    """Rollout batches at the start of the stage that train the value model alone."""
+    """Rollout batches at the start of the stage that train the value model alone; the policy's learning-rate schedule
+    begins after them."""
 
     epochs_per_batch: Annotated[int, Field(ge=1)] = 4
     """Passes over each rollout batch."""
@@ -117,7 +119,7 @@ class AlgorithmSettings(Section):
     """Optimizer steps in one pass."""
 
     filter_equal_groups: bool = False
-    """DAPO's dynamic sampling: a group whose rewards are all equal is dropped and replaced."""
+    """DAPO's dynamic sampling: a group whose rewards, before `overlong`, are all equal is dropped and replaced."""
     overlong: OverlongSettings = OverlongSettings()
     lag_correction: LagCorrectionSettings = LagCorrectionSettings()
     safety: SafetySettings = SafetySettings()
@@ -134,6 +136,8 @@ class AlgorithmSettings(Section):
             raise ValueError(f"policy_loss = {self.policy_loss!r} has no dual clip; remove dual_clip")
         if self.value_lam is not None and not self.needs_values:
             raise ValueError(f"advantage = {self.advantage!r} has no value model; remove value_lam")
+        if self.value_warmup_batches and not self.needs_values:
+            raise ValueError(f"advantage = {self.advantage!r} has no value model; remove value_warmup_batches")
         if self.filter_equal_groups and self.advantage in ("gae", "reinforce_pp"):
             raise ValueError(f"advantage = {self.advantage!r} has no groups; remove filter_equal_groups")
         return self

@@ -8,6 +8,7 @@ from rlsys.recipe.algorithm import (
     AlgorithmSettings,
     PreferenceLossSettings,
     RewardLossSettings,
+    SafetySettings,
     SupervisedLossSettings,
 )
 from rlsys.recipe.data import DataSettings, TemplatingSettings
@@ -66,6 +67,7 @@ class SupervisedStage(Stage):
     epochs: PositiveInt = 1
     max_steps: PositiveInt | None = None
     """Ends the stage early; the learning-rate schedule is fitted to it."""
+    safety: SafetySettings = SafetySettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     decontamination: Decontamination | None = None
     """A gate before the first step; of pairs that another stage makes, it is required of that stage."""
@@ -200,6 +202,11 @@ class RlvrStage(Stage):
             raise ValueError(
                 f"{self.algorithm.minibatches} minibatches of {self.batch_groups * self.samples} responses "
                 "would be empty; lower algorithm.minibatches"
+            )
+        if self.algorithm.value_warmup_batches >= self.batches:
+            raise ValueError(
+                f"{self.algorithm.value_warmup_batches} batches of warm-up leave none of {self.batches} to the policy; "
+                "lower algorithm.value_warmup_batches"
             )
         return self
 

@@ -35,7 +35,7 @@ METRICS: dict[str, str] = {
     "staleness/dropped": "groups dropped for their age, since the start of the stage",
     "optim/{lr,grad_norm}": "of the step",
     "optim/value_{lr,grad_norm}": "of the value model",
-    "optim/{skipped,value_skipped}": "optimizer steps of this batch that were not applied",
+    "optim/{skipped,value_skipped}": "share of the optimizer steps that were not applied",
     "skipped/<reason>": "steps not applied to the weights, since the start of the stage",
     "perf/{tokens_per_s,samples_per_s}": "trained response tokens and responses per second of wall time",
     "perf/restarts/<kind>": "actors of the kind that were started again, since the start of the process",
@@ -48,7 +48,8 @@ METRICS: dict[str, str] = {
     "rollout/lost_groups": "groups lost with their worker or verifier, or late, since the start of the stage",
     "rollout/unwritten": "rollout files that could not be written, since the start of the process",
     "rollout/continued": "responses taken over from groups under way at a checkpoint, since the start of the process",
-    "perf/{mfu,peak_mem_gib}": "model FLOP utilisation of the learner; peak memory of its busiest rank, GiB",
+    "perf/{mfu,peak_mem_gib}": "model FLOP utilisation of what is trained; peak memory of its busiest rank, GiB",
+    "perf/value_{mfu,peak_mem_gib}": "the same of the value model beside a policy",
     "time/<part>_s": "seconds of wall time: step, wait_rollouts, reference, values, update, publish, checkpoint",
     "eval/<set>/<metric>": "held-out evaluation",
 }

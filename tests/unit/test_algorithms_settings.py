@@ -1,4 +1,4 @@
-"""The recipe's names against the registries, its refusals, the schedule and the guard of a step."""
+"""The recipe's names against the registries, its refusals and the schedule."""
 
 import re
 import subprocess
@@ -17,8 +17,6 @@ from rlsys.algorithms.lag_correction import LAG_CORRECTIONS
 from rlsys.algorithms.policy_loss import POLICY_LOSSES
 from rlsys.algorithms.preference_loss import PREFERENCE_LOSSES
 from rlsys.algorithms.schedule import learning_rate, num_warmup_steps
-from rlsys.algorithms.step_guard import StepGuard
-from rlsys.errors import TrainingError
 from rlsys.recipe import algorithm
 from rlsys.recipe.algorithm import AlgorithmSettings, LagCorrectionSettings, PreferenceLossSettings, ScheduleSettings
 
@@ -62,6 +60,7 @@ def test_what_drivers_import_does_not_pull_in_torch(module: str):
         (AlgorithmSettings, {"policy_loss": "cispo", "dual_clip": 3.0}, "'cispo' has no dual clip"),
         (AlgorithmSettings, {"advantage": "grpo", "value_lam": 1.0}, "'grpo' has no value model"),
         (AlgorithmSettings, {"filter_equal_groups": True}, "'gae' has no groups"),
+        (AlgorithmSettings, {"advantage": "rloo", "value_warmup_batches": 2}, "remove value_warmup_batches"),
         (AlgorithmSettings, {"policy_los": "ppo_clip"}, "Extra inputs are not permitted"),
         (AlgorithmSettings, {"advantage": "GRPO"}, "Input should be 'gae', 'grpo'"),
         (AlgorithmSettings, {"gamma": NAN}, "less than or equal to 1|finite"),
@@ -130,18 +129,3 @@ def test_schedules_equal_those_of_transformers(kind, theirs):
     ours = [learning_rate(step, 3e-4, settings, total_steps=total) for step in range(total)]
     assert ours[warmup:] == pytest.approx(wanted[warmup:], rel=1e-9)
     assert ours[: warmup - 1] == pytest.approx(wanted[1:warmup], rel=1e-9)
-
-
-def test_the_guard_skips_counts_and_stops():
-    guard = StepGuard(3)
-    assert guard.record(None)
-    assert not guard.record("loss_not_finite")
-    assert not guard.record("all_masked")
-    assert guard.record(None)  # a good step ends the row
-    assert not guard.record("loss_not_finite")
-    resumed = StepGuard(3)
-    resumed.restore(guard.state())
-    assert resumed.skipped == {"loss_not_finite": 2, "all_masked": 1}
-    assert not resumed.record("loss_not_finite")
-    with pytest.raises(TrainingError, match="3 steps in a row were skipped, the last one for gradient_not_finite"):
-        resumed.record("gradient_not_finite")
