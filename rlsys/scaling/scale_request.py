@@ -11,6 +11,7 @@ import json
 import os
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,6 +32,9 @@ class ScaleRequest:
     verifier: int | None = None
 
 
+_UNREADABLE = ScaleRequest("")
+
+
 class ScaleRequests:
     """The driver's end."""
 
@@ -39,12 +43,18 @@ class ScaleRequests:
         self._seen = 0
 
     def new(self) -> ScaleRequest | None:
-        """The newest request, once. Costs one `stat` when there is none."""
+        """The newest request, once; one that cannot be read is refused here. Costs one `stat` when there is none."""
         modified = self._modified()
         if modified == self._seen:
             return None
         self._seen = modified
-        return ScaleRequest(**json.loads((self._folder / REQUEST).read_bytes()))
+        try:
+            return _parse((self._folder / REQUEST).read_bytes())
+        except FileNotFoundError:  # taken back meanwhile
+            return None
+        except (OSError, RecipeError) as error:  # whoever can write the file must not end the run with it
+            self.answer(_UNREADABLE, accepted=False, text=f"{REQUEST} is no request: {error}")
+            return None
 
     def answer(self, request: ScaleRequest, *, accepted: bool, text: str) -> None:
         """Tells who asked."""
@@ -77,9 +87,7 @@ def ask_to_scale(run_folder: Path, *, rollout: int | None, verifier: int | None,
         RecipeError: no such number, or the driver refused it: the answer says why.
         ActorError: there is no live run in the folder, or it did not answer in time.
     """
-    for name, number in (("--rollout-workers", rollout), ("--verifier-workers", verifier)):
-        if number is not None and number < 1:
-            raise RecipeError(f"{name} must be 1 or more", value=number)
+    _check_counts({"--rollout-workers": rollout, "--verifier-workers": verifier})
     if rollout is None and verifier is None:
         raise RecipeError("nothing to change", fix="give --rollout-workers N or --verifier-workers N")
     if not _is_live(run_folder):
@@ -101,6 +109,21 @@ def ask_to_scale(run_folder: Path, *, rollout: int | None, verifier: int | None,
         value=f"{timeout_s:g} s",
         fix="it answers in its RLVR stage alone; the request stays, and is met when it comes to it",
     )
+
+
+def _parse(content: bytes) -> ScaleRequest:
+    try:
+        request = ScaleRequest(**json.loads(content))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RecipeError(str(error)) from error
+    _check_counts({"rollout": request.rollout, "verifier": request.verifier})
+    return request
+
+
+def _check_counts(counts: Mapping[str, object]) -> None:
+    for name, number in counts.items():
+        if number is not None and (type(number) is not int or number < 1):
+            raise RecipeError(f"{name} must be 1 or more", value=number)
 
 
 def _read_answer(run_folder: Path) -> dict:

@@ -1,6 +1,7 @@
 """A request to scale goes through files: asked, answered once, refused, unanswered, and none to a dead run."""
 
 import fcntl
+import json
 import threading
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from rlsys.checkpoint.run_folder import LOCK
 from rlsys.errors import ActorError, RecipeError
-from rlsys.scaling.scale_request import ScaleRequest, ScaleRequests, ask_to_scale, forget_requests
+from rlsys.scaling.scale_request import ANSWER, REQUEST, ScaleRequest, ScaleRequests, ask_to_scale, forget_requests
 
 
 @pytest.fixture
@@ -65,3 +66,33 @@ def test_a_run_that_is_over_is_named(tmp_path: Path):
     (tmp_path / LOCK).touch()
     with pytest.raises(ActorError, match="no live run is in this folder"):
         ask_to_scale(tmp_path, rollout=2, verifier=None, timeout_s=30)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "Expecting property name"),
+        ("[3]", "must be a mapping"),
+        ('{"id": "a", "rollout_workers": 3}', "unexpected keyword argument 'rollout_workers'"),
+        ('{"rollout": 3}', "missing 1 required positional argument"),
+        ('{"id": "a", "rollout": -1}', "rollout must be 1 or more; got -1"),
+        ('{"id": "a", "verifier": 0}', "verifier must be 1 or more; got 0"),
+        ('{"id": "a", "rollout": "3"}', "rollout must be 1 or more; got '3'"),
+        ('{"id": "a", "rollout": true}', "rollout must be 1 or more; got True"),
+        ("[" * 100_000, "recursion"),
+    ],
+)
+def test_a_request_that_cannot_be_read_is_refused_and_ends_nothing(tmp_path: Path, content: str, told: str):
+    requests = ScaleRequests(tmp_path)
+    (tmp_path / REQUEST).write_text(content)
+    assert requests.new() is None
+    answer = json.loads((tmp_path / ANSWER).read_bytes())
+    assert not answer["accepted"] and told in answer["text"]
+    assert requests.new() is None, "it is looked at once"
+
+
+def test_a_request_that_may_not_be_read_is_refused(tmp_path: Path):
+    requests = ScaleRequests(tmp_path)
+    (tmp_path / REQUEST).mkdir()
+    assert requests.new() is None
+    assert not json.loads((tmp_path / ANSWER).read_bytes())["accepted"]
