@@ -46,16 +46,22 @@ def prepare_model(model: ModelSettings, data: DataSettings, folder: str) -> Mode
     """Writes configuration and tokenizer, with the chat template that the recipe's data asks for, into `folder`.
 
     Weights are not copied; those of the hub are downloaded to its cache.
+
+    Raises:
+        RecipeError: the folder cannot be loaded, or not safely.
     """
     from transformers import AutoConfig, GenerationConfig
 
     from rlsys.data.chat import ChatTokenizer
     from rlsys.data.tokenizer import tokenizer_of
+    from rlsys.models.model_folder import check_folder
 
     if model.path is not None and model.path.startswith(HUB):
         from huggingface_hub import snapshot_download
 
         model = model.model_copy(update={"path": snapshot_download(model.path.removeprefix(HUB))})
+    if model.path is not None:
+        check_folder(model.path, model.trust_remote_code)
     tokenizer = tokenizer_of(model)
     chat = ChatTokenizer(tokenizer, data.templating)
     if model.path is not None:
