@@ -108,14 +108,7 @@ class RunFolder:
             CheckpointError: the folder exists and must not, is none of ours, is in use by another driver, or lacks the
                 checkpoint.
         """
-        starts = _earlier_starts(path)
-        if resume == "never" and path.exists() and any(path.iterdir()):
-            raise CheckpointError(
-                "the run folder exists",
-                value=str(path),
-                fix="give the run another name, or --resume auto to go on with it",
-            )
-        checkpoint = None if resume in ("auto", "never") else _checkpoint_of(path, Path(resume))
+        starts, checkpoint = cls.check(path, resume=resume)
         with ExitStack() as undo:
             try:
                 path.mkdir(parents=True, exist_ok=True)
@@ -136,6 +129,22 @@ class RunFolder:
                 ) from error
             undo.pop_all()
         return cls(path, descriptor, resumed=len(starts) > 1, recipe_changes=changes)
+
+    @staticmethod
+    def check(path: Path, *, resume: str) -> tuple[list[dict[str, Any]], Path | None]:
+        """What `open` looks at before it changes anything: the run's earlier starts, and the checkpoint to resume from.
+
+        Raises:
+            CheckpointError: as `open`, but for the lock and what is in the checkpoint.
+        """
+        starts = _earlier_starts(path)
+        if resume == "never" and path.exists() and any(path.iterdir()):
+            raise CheckpointError(
+                "the run folder exists",
+                value=str(path),
+                fix="give the run another name, or --resume auto to go on with it",
+            )
+        return starts, None if resume in ("auto", "never") else _checkpoint_of(path, Path(resume))
 
     def stage(self, number: int, label: str) -> StageFolder:
         """The folder of a stage, made if need be.
@@ -181,6 +190,8 @@ def _earlier_starts(path: Path) -> list[dict[str, Any]]:
         return tree["starts"]
     # A start that was killed before its manifest leaves some of these, and hidden scratch files.
     ours = {"recipe.toml", "logs"}
+    if path.exists() and not path.is_dir():
+        raise CheckpointError("not a run folder", value=str(path), fix="give the run another name")
     if path.exists() and any(e.name not in ours and not e.name.startswith(".") for e in path.iterdir()):
         raise CheckpointError("not a run folder", value=str(path), fix="give the run another name")
     return []
@@ -194,7 +205,7 @@ def _checkpoint_of(path: Path, checkpoint: Path) -> Path:
             value=str(checkpoint),
             fix="name a step_… folder",
         )
-    if checkpoint.parents[2] != path.resolve():
+    if path.resolve() not in checkpoint.parents[2:3]:
         raise CheckpointError(
             f"the checkpoint is not of the run {path}",
             value=str(checkpoint),

@@ -141,7 +141,7 @@ def test_resuming_from_a_checkpoint_gives_up_everything_later(tmp_path: Path):
         assert (path / "03-evaluate.set-aside-1").is_dir() and not (path / "03-evaluate").exists()
 
 
-def test_resuming_from_what_is_no_checkpoint_of_this_run_is_refused(tmp_path: Path):
+def test_resuming_from_what_is_no_checkpoint_of_this_run_is_refused(tmp_path: Path, monkeypatch):
     for name in ("mine", "other"):
         with open_run(tmp_path / name) as run:
             commit(run.stage(1, "sft").checkpoints, 1)
@@ -155,6 +155,10 @@ def test_resuming_from_what_is_no_checkpoint_of_this_run_is_refused(tmp_path: Pa
     ):
         with pytest.raises(CheckpointError, match=message):
             open_run(tmp_path / "mine", resume=str(wrong))
+    monkeypatch.setattr(Path, "is_dir", lambda path: True)
+    with pytest.raises(CheckpointError, match="not of the run"):
+        RunFolder.check(tmp_path / "mine", resume="/step_000001")
+    monkeypatch.undo()
     open_run(tmp_path / "mine").close()  # the lock was let go each time
 
 
@@ -162,3 +166,18 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="cannot be written to"):
         open_run(tmp_path / "file" / "mine")
+    with pytest.raises(CheckpointError, match="not a run folder"):
+        open_run(tmp_path / "file")
+
+
+def test_a_check_finds_what_a_start_would_and_makes_nothing(tmp_path: Path):
+    path = tmp_path / "mine"
+    assert RunFolder.check(path, resume="auto") == ([], None) and not path.exists()
+    with open_run(path) as run:
+        commit(run.stage(1, "sft").checkpoints, 1)
+    before = tree(path)
+    checkpoint = path / "01-sft" / "checkpoints" / "step_000001"
+    starts, found = RunFolder.check(path, resume=str(checkpoint))
+    assert (len(starts), found) == (1, checkpoint) and tree(path) == before
+    with pytest.raises(CheckpointError, match="the run folder exists"):
+        RunFolder.check(path, resume="never")
