@@ -54,6 +54,7 @@ def load_sets(
             wrong_rows="refuse",
             templating=TemplatingSettings(max_prompt_length=settings.max_prompt_length),
         )
+        data = context.recipe.fitted(data, max_tokens=settings.max_tokens)
         folder = context.folder / "evaluation" / name
         folder.mkdir(parents=True, exist_ok=True)
         ref = build_prompts.remote(data, context.model.folder, str(folder), modules, limit, None)

@@ -27,7 +27,7 @@ def run_preferences(context: RunContext, stage: StageContext) -> dict[str, Any]:
     """Samples, verifies and writes the pair store."""
     settings = stage.stage
     assert isinstance(settings, PreferencesStage)
-    data = context.resolve_data(settings.prompts)
+    data = context.recipe.fitted(context.resolve_data(settings.prompts), max_tokens=settings.sampling.max_tokens)
     timeout_s = context.recipe.cluster.operation_timeout_s
     gate = context.resolve_gate(settings.decontamination)
     ref = build_prompts.remote(data, context.model.folder, str(stage.folder), stage_modules(context), None, gate)

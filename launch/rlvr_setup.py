@@ -81,7 +81,7 @@ def ledger_settings(settings: RlvrStage) -> LedgerSettings:
 
 def read_prompts(context: RunContext, settings: RlvrStage, folder: Path) -> "PromptSet":
     """The stage's prompts; their data card goes into the folder."""
-    data = context.resolve_data(settings.prompts)
+    data = context.recipe.fitted(context.resolve_data(settings.prompts), max_tokens=settings.sampling.max_tokens)
     alone = settings.reward_model is not None and settings.reward_model.is_alone
     modules = None if alone else stage_modules(context)
     gate = context.resolve_gate(settings.decontamination)

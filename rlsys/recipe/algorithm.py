@@ -4,9 +4,10 @@ The names here are literals so that a recipe is checked without importing torch;
 registries of `rlsys.algorithms`.
 """
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from rlsys.recipe.section import Section
 
@@ -37,11 +38,9 @@ class LagCorrectionSettings(Section):
     lower: NonNegative = 0.5
     """Only the `*mask` kinds have a lower bound."""
 
-    @model_validator(mode="after")
-    def _bounds_are_ordered(self) -> Self:
+    def _faults(self) -> Iterator[str]:
         if self.lower >= self.upper:
-            raise ValueError(f"lag_correction.lower must be below upper; got {self.lower} and {self.upper}")
-        return self
+            yield f"lag_correction.lower must be below upper; got {self.lower} and {self.upper}"
 
 
 class OverlongSettings(Section):
@@ -72,11 +71,9 @@ class ScheduleSettings(Section):
     final_fraction: Fraction = 0.0
     """Of the peak, reached at the end of a decay."""
 
-    @model_validator(mode="after")
-    def _one_warmup(self) -> Self:
+    def _faults(self) -> Iterator[str]:
         if self.warmup_steps is not None and self.warmup_fraction:
-            raise ValueError("set warmup_fraction or warmup_steps, not both")
-        return self
+            yield "set warmup_fraction or warmup_steps, not both"
 
 
 class AlgorithmSettings(Section):
@@ -124,23 +121,21 @@ class AlgorithmSettings(Section):
     lag_correction: LagCorrectionSettings = LagCorrectionSettings()
     safety: SafetySettings = SafetySettings()
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _faults(self) -> Iterator[str]:
         if self.kl_in == "loss" and self.kl_estimator == "k1":
-            raise ValueError("k1 as a loss has a gradient of mean zero; set kl_estimator to 'k2' or 'k3'")
+            yield "k1 as a loss has a gradient of mean zero; set kl_estimator to 'k2' or 'k3'"
         if self.kl_in != "none" and self.kl_beta == 0:
-            raise ValueError(f"kl_in = {self.kl_in!r} with kl_beta = 0 does nothing; set kl_in to 'none'")
+            yield f"kl_in = {self.kl_in!r} with kl_beta = 0 does nothing; set kl_in to 'none'"
         if self.clip >= 1 and self.policy_loss != "cispo":
-            raise ValueError(f"clip must be below 1; got {self.clip}")
+            yield f"clip must be below 1; got {self.clip}"
         if self.dual_clip is not None and self.policy_loss not in ("ppo_clip", "gspo"):
-            raise ValueError(f"policy_loss = {self.policy_loss!r} has no dual clip; remove dual_clip")
+            yield f"policy_loss = {self.policy_loss!r} has no dual clip; remove dual_clip"
         if self.value_lam is not None and not self.needs_values:
-            raise ValueError(f"advantage = {self.advantage!r} has no value model; remove value_lam")
+            yield f"advantage = {self.advantage!r} has no value model; remove value_lam"
         if self.value_warmup_batches and not self.needs_values:
-            raise ValueError(f"advantage = {self.advantage!r} has no value model; remove value_warmup_batches")
+            yield f"advantage = {self.advantage!r} has no value model; remove value_warmup_batches"
         if self.filter_equal_groups and self.advantage in ("gae", "reinforce_pp"):
-            raise ValueError(f"advantage = {self.advantage!r} has no groups; remove filter_equal_groups")
-        return self
+            yield f"advantage = {self.advantage!r} has no groups; remove filter_equal_groups"
 
     @property
     def needs_values(self) -> bool:
@@ -177,11 +172,9 @@ class PreferenceLossSettings(Section):
     simpo_margin: NonNegative = 0.5
     """SimPO's gamma."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _faults(self) -> Iterator[str]:
         if self.name == "ipo" and self.label_smoothing:
-            raise ValueError("ipo has no label smoothing; remove label_smoothing")
-        return self
+            yield "ipo has no label smoothing; remove label_smoothing"
 
     @property
     def needs_reference(self) -> bool:

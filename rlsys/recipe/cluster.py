@@ -1,8 +1,9 @@
 """`[cluster]`: how many of each actor, and what each holds."""
 
+from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from rlsys.recipe.section import Section
 
@@ -62,12 +63,10 @@ class ClusterSettings(Section):
             )
         return address
 
-    @model_validator(mode="after")
-    def _colocated_ranks_agree(self) -> "ClusterSettings":
+    def _faults(self) -> Iterator[str]:
         for group, ranks in self.ranks.items():
             if group in self.colocate and ranks > self.learner_ranks:
-                raise ValueError(
+                yield (
                     f"{group}_ranks is {ranks} but only {self.learner_ranks} learner ranks can be shared; "
                     f"lower {group}_ranks or take '{group}' out of colocate"
                 )
-        return self

@@ -1,10 +1,11 @@
 """Which rows a stage learns from: sources, mixture, filters, chat template and cuts."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 from urllib.parse import parse_qsl
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from rlsys.errors import DataError
 from rlsys.recipe.section import Section
@@ -45,13 +46,11 @@ class FilterSettings(Section):
     """`row`: equal prompt and response; `prompt`: equal prompts. White space and case do not count."""
     near_duplicates: NearDuplicateSettings | None = None
 
-    @model_validator(mode="after")
-    def _lengths_are_ordered(self) -> Self:
+    def _faults(self) -> Iterator[str]:
         if self.max_characters is not None and self.max_characters < self.min_characters:
-            raise ValueError(
+            yield (
                 f"max_characters must be at least min_characters; got {self.max_characters} and {self.min_characters}"
             )
-        return self
 
 
 class SourceSettings(Section):
@@ -78,11 +77,9 @@ class SourceSettings(Section):
     filters: FilterSettings | None = None
     """Instead of the mixture's."""
 
-    @model_validator(mode="after")
-    def _take_is_usable(self) -> Self:
+    def _faults(self) -> Iterator[str]:
         if not 0 < self.take < float("inf"):
-            raise ValueError(f"take must be positive and finite; got {self.take}; leave the source out to take nothing")
-        return self
+            yield f"take must be positive and finite; got {self.take}; leave the source out to take nothing"
 
     @property
     def label(self) -> str:
@@ -126,7 +123,8 @@ class TemplatingSettings(Section):
     max_length: Annotated[int, Field(ge=2)] | None = None
     """Tokens of a row; what is longer is cut on the right."""
     max_prompt_length: Annotated[int, Field(ge=1)] | None = None
-    """Tokens of a prompt; what is longer is cut on the left."""
+    """Tokens of a prompt; what is longer is cut on the left. Absent: of prompts to sample from, as many as
+    `rollout.vllm.max_model_len` leaves beside the response, where it is given."""
     overlong: OverlongRule = "cut"
     """`drop`: rows and prompts that would be cut are dropped and counted instead."""
 
@@ -143,10 +141,8 @@ class DataSettings(Section):
     filters: FilterSettings = FilterSettings()
     templating: TemplatingSettings = TemplatingSettings()
 
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> Self:
+    def _faults(self) -> Iterator[str]:
         labels = [source.label for source in self.source]
         twice = sorted({label for label in labels if labels.count(label) > 1})
         if twice:
-            raise ValueError(f"two sources are called {', '.join(twice)}; give each a name of its own")
-        return self
+            yield f"two sources are called {', '.join(twice)}; give each a name of its own"

@@ -1,8 +1,9 @@
 """`[evaluation]`: held-out sets, decided by the verifiers."""
 
+from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from rlsys.recipe.section import Section
 
@@ -22,14 +23,13 @@ class EvaluationSettings(Section):
     development_limit: PositiveInt | None = None
     """The same for development sets, which are evaluated many times; absent, `limit` holds for them too."""
     max_tokens: PositiveInt = 1024
-    max_prompt_length: PositiveInt = 2048
+    max_prompt_length: PositiveInt | None = None
+    """Tokens of a prompt; what is longer is cut on the left. Absent: as many as the engines have room for."""
     samples: PositiveInt = 1
     """Responses for each prompt at temperatures above 0; accuracy is their mean."""
     every: NonNegativeInt = 0
     """In RLVR: development sets every so many batches; 0 is only at the end."""
 
-    @model_validator(mode="after")
-    def _has_temperatures(self) -> "EvaluationSettings":
+    def _faults(self) -> Iterator[str]:
         if not self.temperatures:
-            raise ValueError("temperatures is empty; name at least one, such as 1.0")
-        return self
+            yield "temperatures is empty; name at least one, such as 1.0"

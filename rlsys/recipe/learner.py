@@ -1,8 +1,9 @@
 """`[learner]`: how a group of ranks trains one model. The value model of RLVR has a section of the same kind."""
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 
 from rlsys.recipe.algorithm import NonNegative, Positive, Probability, ScheduleSettings
 from rlsys.recipe.section import Section
@@ -70,13 +71,11 @@ class LearnerSettings(Section):
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """`[learner.deepspeed]`: native DeepSpeed settings, such as `zero_optimization.offload_optimizer`."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _faults(self) -> Iterator[str]:
         for key in self.deepspeed.keys() & OWNED_BY_RLSYS.keys():
-            raise ValueError(f"[learner.deepspeed] may not set {key}; {OWNED_BY_RLSYS[key]}")
+            yield f"[learner.deepspeed] may not set {key}; {OWNED_BY_RLSYS[key]}"
         if "stage" in self.deepspeed.get("zero_optimization", {}):
-            raise ValueError("[learner.deepspeed] may not set zero_optimization.stage; use learner.zero_stage")
-        return self
+            yield "[learner.deepspeed] may not set zero_optimization.stage; use learner.zero_stage"
 
     @property
     def forward_tokens(self) -> int:

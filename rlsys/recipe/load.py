@@ -1,15 +1,33 @@
 """From a TOML file and `key=value` overrides to a checked recipe: every fault is told at once, each with its fix."""
 
 import difflib
+import json
+import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from rlsys.errors import RecipeError
+from rlsys.recipe.faults import input_faults, model_faults, recipe_faults
+from rlsys.recipe.model import ModelSettings
 from rlsys.recipe.recipe import SHARED_SECTIONS, STAGE_KINDS, Recipe
+from rlsys.recipe.stages import AnyStage
+
+ALSO_UNDER = {"learner": "value"}
+"""Shared section to another section of a stage that starts from it too, where the stage has it."""
+HOME = "~/"
+BOUNDS = {
+    "greater_than": ("gt", 1),
+    "greater_than_equal": ("ge", 0),
+    "less_than": ("lt", -1),
+    "less_than_equal": ("le", 0),
+}
+"""Pydantic's name of a fault to its name of the bound, and the step from there to the nearest count that is allowed."""
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -37,8 +55,13 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise RecipeError(
             f"no recipe at {path}", fix="give the path of a .toml file, such as configs/quickstart.toml"
         ) from None
+    except OSError as error:  # a directory, no permission
+        raise RecipeError(
+            f"the recipe {path} cannot be read", value=error.strerror, fix="give the path of a readable .toml file"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not TOML: {error}", fix="mend the line it names") from None
+    _require_stage_tables(tree, str(path))
     if "base" not in tree:
         return tree
     base = path.parent / str(tree.pop("base"))
@@ -47,40 +70,53 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     return _on_base(_read(base, (*above, path.resolve())), tree)
 
 
+def _require_stage_tables(tree: Mapping[str, Any], name: str) -> None:
+    stages = tree.get("stage", [])
+    if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+        wrong = "[stage] is one table" if isinstance(stages, dict) else f"stage is {stages!r}"
+        raise RecipeError(f"{name}: {wrong}, and stages are a list of tables", fix="begin each one with [[stage]]")
+
+
+def _label(stage: Mapping[str, Any]) -> str:
+    """What the user calls a stage that is not checked yet."""
+    return str(stage.get("name") or stage.get("kind"))
+
+
 def _on_base(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
-    stages = {stage.get("name", stage.get("kind")): stage for stage in base.get("stage", [])}
+    stages = {_label(stage): stage for stage in base.get("stage", [])}
     for stage in tree.pop("stage", []):
-        label = stage.get("name", stage.get("kind"))
+        label = _label(stage)
         stages[label] = _merge(stages.get(label, {}), stage)
     return _merge(base, tree) | {"stage": list(stages.values())}
 
 
 def build_recipe(tree: dict[str, Any], overrides: Sequence[str] = (), *, name: str = "recipe") -> Recipe:
     """As `load_recipe`, from a parsed table."""
+    _require_stage_tables(tree, name)
     problems: list[str] = []
     for override in overrides:
         try:
             _apply_override(tree, override)
         except RecipeError as error:
             problems.append(str(error))
-    tree = _share_sections(tree)
-    try:
-        recipe = Recipe.model_validate(_frozen(tree))
-    except ValidationError as error:
-        problems += [_explain(fault, tree) for fault in error.errors(include_url=False)]
-    else:
-        problems += recipe.faults()
-        if not problems:
-            return recipe
+    recipe, found = _check(_plain(_share_sections(tree)))
+    problems += found
+    if recipe is not None and not problems:
+        return recipe
     listing = "\n".join(f"  - {problem}" for problem in problems)
     raise RecipeError(f"{name} has {len(problems)} fault(s):\n{listing}", problems=tuple(problems))
 
 
-def _frozen(value: Any) -> Any:
-    """Arrays as tuples all the way down, since sections are frozen."""
+def _plain(value: Any) -> Any:
+    """A copy with arrays as tuples, since sections are frozen, and with paths in the home folder written out."""
     if isinstance(value, Mapping):
-        return {key: _frozen(item) for key, item in value.items()}
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, str) and value.startswith(HOME):
+        return os.path.expanduser(value)
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
+# --- overrides and shared sections ----------------------------------------------------------------------------------
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
@@ -93,19 +129,25 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text
     stages = tree.get("stage", [])
-    named = [stage for stage in stages if stage.get("name", stage.get("kind")) == parts[0]]
-    if named:
-        for stage in named:
-            _set(stage, parts[1:], value, override)
+    labels = [_label(stage) for stage in stages]
+    if parts[0] in labels:
+        for stage, label in zip(stages, labels, strict=True):
+            if label == parts[0]:
+                _set(stage, parts[1:], value, override)
         return
-    known = [*Recipe.model_fields, *SHARED_SECTIONS, *(stage.get("name", stage.get("kind")) for stage in stages)]
+    if parts[0] == "stage":
+        raise RecipeError(
+            "an override names a stage", value=override, fix=f"begin its key with one of {', '.join(labels)}"
+        )
+    known = [*Recipe.model_fields, *SHARED_SECTIONS, *labels]
     if parts[0] not in known:
         raise RecipeError(f"unknown key {key}", value=text, fix=_suggest(parts[0], known))
     _set(tree, parts, value, override)
     if parts[0] in SHARED_SECTIONS:
         for stage in stages:  # an override beats what the stage itself says
-            if parts[0] in stage:
-                _set(stage, parts, value, override)
+            for section in filter(None, (parts[0], ALSO_UNDER.get(parts[0]))):
+                if section in stage:
+                    _set(stage, [section, *parts[1:]], value, override)
 
 
 def _set(table: dict[str, Any], parts: list[str], value: Any, override: str) -> None:
@@ -122,14 +164,16 @@ def _share_sections(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Moves the shared sections under every stage whose kind has them; what the stage says wins."""
     shared = {key: tree[key] for key in SHARED_SECTIONS if key in tree}
     rest = {key: value for key, value in tree.items() if key not in SHARED_SECTIONS}
-    stages = []
-    for stage in rest.get("stage", []):
-        kind = STAGE_KINDS.get(stage.get("kind", "")) if isinstance(stage, dict) else None
-        if kind is not None:
-            own = {key: value for key, value in shared.items() if key in kind.model_fields}
-            stage = _merge(own, stage)
-        stages.append(stage)
-    return {**rest, "stage": stages} if "stage" in rest else rest
+    return rest | {"stage": [_with_shared(stage, shared) for stage in rest["stage"]]} if "stage" in rest else rest
+
+
+def _with_shared(stage: Mapping[str, Any], shared: Mapping[str, Any]) -> Mapping[str, Any]:
+    kind = STAGE_KINDS.get(str(stage.get("kind")))
+    if kind is None:
+        return stage
+    own = {key: value for key, value in shared.items() if key in kind.model_fields}
+    own |= {other: shared[key] for key, other in ALSO_UNDER.items() if key in shared and other in stage}
+    return _merge(own, stage)
 
 
 def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,41 +184,154 @@ def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _explain(fault: Any, tree: Mapping[str, Any]) -> str:
-    """One pydantic fault as: where, what is wrong, the value, the fix."""
-    location, model = _walk(fault["loc"], tree)
+# --- faults ---------------------------------------------------------------------------------------------------------
+
+
+def _check(tree: dict[str, Any]) -> tuple[Recipe | None, list[str]]:
+    """The recipe, where its sections are good in themselves, and every fault that can be found.
+
+    What is wrong between keys shows only when each key is good: unknown ones are left out, and counts out of bounds
+    put within them, for a second look.
+    """
+    recipe, faults = _parse(tree)
+    if recipe is not None:
+        return recipe, recipe_faults(recipe)
+    mended = _plain(tree)
+    for fault in faults:
+        _mend(mended, fault)
+    stand_in, others = _parse(mended)
+    told = {(fault["loc"], fault["type"]) for fault in faults}
+    faults += [fault for fault in others if (fault["loc"], fault["type"]) not in told]
+    problems = list(_explain_all(faults, tree))
+    return None, problems + (recipe_faults(stand_in) if stand_in is not None else list(_faults_of_parts(mended)))
+
+
+def _parse(tree: Mapping[str, Any]) -> tuple[Recipe | None, list[Any]]:
+    try:
+        return Recipe.model_validate(tree), []
+    except ValidationError as error:
+        return None, error.errors(include_url=False)
+
+
+def _mend(tree: dict[str, Any], fault: Any) -> None:
+    if fault["type"] != "extra_forbidden" and fault["type"] not in BOUNDS:
+        return
+    *above, key = _keys(fault, tree)
+    table: Any = tree
+    for part in above:
+        table = table[part]
     if fault["type"] == "extra_forbidden":
-        known = list(model.model_fields) if model else []
-        return f"{location}: unknown key; got {fault['input']!r}; {_suggest(str(fault['loc'][-1]), known)}"
-    if fault["type"] == "missing":
-        return f"{location}: missing; add it"
-    if fault["type"] == "union_tag_invalid":
+        del table[key]
+        return
+    bound, step = BOUNDS[fault["type"]]
+    limit = fault["ctx"][bound]
+    if isinstance(limit, int) and isinstance(table, dict):
+        table[key] = limit + step
+
+
+def _faults_of_parts(tree: Mapping[str, Any]) -> Iterator[str]:
+    """What is not there of all that the sections which are good in themselves refer to."""
+    with suppress(ValidationError):
+        yield from model_faults(ModelSettings.model_validate(tree.get("model")))
+    before: dict[str, str] = {}
+    stage_of_any_kind = TypeAdapter(AnyStage)
+    for table in tree.get("stage", ()):
+        with suppress(ValidationError):
+            yield from input_faults(stage_of_any_kind.validate_python(table), before)
+        before[_label(table)] = str(table.get("kind"))
+
+
+def _explain_all(faults: Sequence[Any], tree: Mapping[str, Any]) -> Iterator[str]:
+    """Each fault as: where, what is wrong, the value, the fix. A value of none of a key's types is one fault."""
+    for location, group in groupby(faults, key=lambda fault: _locate(fault, tree)):
+        found = list(group)
+        wanted = list(dict.fromkeys(filter(None, map(_wanted, found))))
+        others = [fault for fault in found if _wanted(fault) is None]
+        for fault in others:
+            yield from _explain(fault, location, tree)
+        if not others:
+            wrong = "unknown value" if all(fault["type"] == "literal_error" for fault in found) else "wrong type"
+            yield f"{location}: {wrong}; got {_shown(found[0]['input'])}; write {' or '.join(wanted)}"
+
+
+def _wanted(fault: Any) -> str | None:
+    """What to write in place of a value of a wrong type, as TOML spells it."""
+    value = fault["input"]
+    words = {
+        "float_type": "a number",
+        "int_type": "a whole number",
+        "bool_type": "true or false",
+        "string_type": "a string in quotes" + ("" if isinstance(value, Mapping | tuple) else f': "{value}"'),
+        "tuple_type": f"an array: {json.dumps([value], default=str)}",
+        "dict_type": "a table",
+        "model_type": "a table",
+        "literal_error": fault.get("ctx", {}).get("expected"),
+    }
+    return words.get(fault["type"])
+
+
+def _shown(value: Any) -> str:
+    return repr(list(value) if isinstance(value, tuple) else value)
+
+
+def _explain(fault: Any, location: str, tree: Mapping[str, Any]) -> Iterator[str]:
+    if fault["type"] == "extra_forbidden":
+        section = _section_of(fault, tree)
+        fix = _suggest(str(fault["loc"][-1]), list(section.model_fields) if section else [])
+        yield f"{location}: unknown key; got {_shown(fault['input'])}; {fix}"
+    elif fault["type"] == "missing":
+        yield f"{location}: missing; add it"
+    elif fault["type"] == "union_tag_invalid":
         received = fault["ctx"]["tag"]
-        return f"{location}: unknown kind; got '{received}'; {_suggest(str(received), list(STAGE_KINDS))}"
-    if fault["type"] == "union_tag_not_found":
-        return f"{location}: a stage needs a kind; set kind to one of {', '.join(STAGE_KINDS)}"
-    message = fault["msg"].removeprefix("Value error, ")
-    value = "" if isinstance(fault["input"], Mapping) else f"; got {fault['input']!r}"
-    return f"{location}: {message}{value}"
+        yield f"{location}: unknown kind; got '{received}'; {_suggest(str(received), list(STAGE_KINDS))}"
+    elif fault["type"] == "union_tag_not_found":
+        yield f"{location}: a stage needs a kind; set kind to one of {', '.join(STAGE_KINDS)}"
+    else:
+        value = "" if isinstance(fault["input"], Mapping) else f"; got {_shown(fault['input'])}"
+        for message in fault["msg"].removeprefix("Value error, ").splitlines():
+            yield f"{location}: {message}{value}"
 
 
-def _walk(loc: tuple[int | str, ...], tree: Mapping[str, Any]) -> tuple[str, type[BaseModel] | None]:
-    """The dotted place of a fault as the user wrote it, and the section that should hold its last key."""
-    parts = list(loc)
+def _keys(fault: Any, tree: Mapping[str, Any]) -> list[int | str]:
+    """The place of a fault in the tree: without the names by which pydantic tells a key's types apart."""
+    parts = list(fault["loc"])
+    if parts[0] == "stage":
+        del parts[2:3]  # the kind
+    keys: list[int | str] = []
+    value: Any = tree
+    for part in parts:
+        is_there = _holds(value, part)
+        if not is_there and fault["type"] != "missing":
+            break
+        keys.append(part)
+        value = value[part] if is_there else None
+    return keys
+
+
+def _holds(value: Any, part: int | str) -> bool:
+    if isinstance(value, tuple):
+        return isinstance(part, int) and part < len(value)
+    return isinstance(value, Mapping) and part in value
+
+
+def _locate(fault: Any, tree: Mapping[str, Any]) -> str:
+    """The dotted place of a fault as the user wrote it."""
+    keys = _keys(fault, tree)
+    if len(keys) > 1 and keys[0] == "stage":
+        stage = tree["stage"][keys[1]]
+        keys = [stage.get("name") or stage.get("kind") or f"stage[{keys[1]}]", *keys[2:]]
+    return ".".join(map(str, keys))
+
+
+def _section_of(fault: Any, tree: Mapping[str, Any]) -> type[BaseModel] | None:
+    """The section that should hold a fault's last key."""
+    keys = _keys(fault, tree)[:-1]
     model: type[BaseModel] | None = Recipe
-    shown: list[str] = []
-    if len(parts) >= 2 and parts[0] == "stage" and isinstance(parts[1], int):
-        stage = tree["stage"][parts[1]]
-        table = stage if isinstance(stage, Mapping) else {}
-        kind = str(table.get("kind", ""))
-        shown.append(str(table.get("name", kind) or f"stage[{parts[1]}]"))
-        model = STAGE_KINDS.get(kind)
-        parts = parts[3:] if len(parts) > 2 and parts[2] == kind else parts[2:]
-    for index, part in enumerate(parts):
-        shown.append(str(part))
-        if index < len(parts) - 1:
-            model = _child(model, str(part))
-    return ".".join(shown), model
+    if keys and keys[0] == "stage":
+        model, keys = STAGE_KINDS.get(tree["stage"][keys[1]]["kind"]), keys[2:]
+    for key in keys:
+        model = model if isinstance(key, int) else _child(model, key)
+    return model
 
 
 def _child(model: type[BaseModel] | None, key: str) -> type[BaseModel] | None:

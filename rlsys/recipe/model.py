@@ -1,11 +1,11 @@
 """`[model]`: where the weights, the configuration and the tokenizer come from."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from rlsys.recipe.section import Section
 
@@ -14,7 +14,7 @@ class ModelSettings(Section):
     """A Hugging Face folder, or a configuration to initialise from scratch, with a tokenizer."""
 
     path: str | None = None
-    """Folder with safetensors and `config.json`."""
+    """Folder with safetensors and `config.json`, or `hf:owner/name`."""
     config: dict[str, Any] | None = None
     """`[model.config]`: keys of the transformers configuration, `model_type` among them, for random initialisation."""
     init_std: Annotated[float, Field(gt=0)] | None = None
@@ -22,7 +22,7 @@ class ModelSettings(Section):
     init_seed: int = 0
     """Of random initialisation; the recipe's seed is added to it."""
     tokenizer: str | None = None
-    """Folder of the tokenizer with its chat template; `path` when absent."""
+    """Folder of the tokenizer with its chat template, on this machine; `path` when absent."""
     attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
     trust_remote_code: bool = False
     """Runs Python files that come with the model. Off: a model that needs them is refused."""
@@ -32,17 +32,17 @@ class ModelSettings(Section):
         """Keys of the transformers configuration; none where the folder is not on this machine."""
         if self.config is not None:
             return self.config
-        file = Path(self.path or "").expanduser() / "config.json"
+        file = Path(self.path or "") / "config.json"
         return json.loads(file.read_text()) if file.is_file() else {}
 
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
+    def _faults(self) -> Iterator[str]:
+        if self.path is None and self.config is None:
+            yield "no model is named; set model.path, or [model.config] to start from random weights"
         if self.path is not None and self.config is not None:
-            raise ValueError("set model.path or [model.config], not both")
+            yield "set model.path or [model.config], not both"
         if self.config is not None and "model_type" not in self.config:
-            raise ValueError("[model.config] needs model_type, such as 'llama'")
+            yield "[model.config] needs model_type, such as 'llama'"
         if self.config is not None and self.tokenizer is None:
-            raise ValueError("[model.config] has no tokenizer of its own; set model.tokenizer to a folder")
+            yield "[model.config] has no tokenizer of its own; set model.tokenizer to a folder"
         if self.config is None and self.init_std is not None:
-            raise ValueError("init_std applies to [model.config] alone; remove it")
-        return self
+            yield "init_std applies to [model.config] alone; remove it"

@@ -1,11 +1,12 @@
 """The recipe's sections for preference data: the pool of models, the judge, and what is asked of them."""
 
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from rlsys.recipe.data import Names
-from rlsys.recipe.rollout import SamplingSettings, refuse_reserved
+from rlsys.recipe.rollout import SamplingSettings, check_engine_settings
 from rlsys.recipe.section import Section
 
 AspectName: TypeAlias = Literal["helpfulness", "instruction_following", "honesty", "truthfulness"]
@@ -65,16 +66,14 @@ class JudgeSettings(Section):
     deadline_s: PositiveFloat = 600.0
     """Of one batch of a local model."""
 
-    _ours_are_not_set = field_validator("vllm")(refuse_reserved)
+    _ours_are_not_set = field_validator("vllm")(check_engine_settings)
 
-    @model_validator(mode="after")
-    def _one_judge(self) -> Self:
+    def _faults(self) -> Iterator[str]:
         if (self.endpoint is None) == (self.local_model is None):
-            raise ValueError("a judge is an endpoint or a local_model; give one of them")
+            yield "a judge is an endpoint or a local_model; give one of them"
         stray = set(self.not_applicable) - set(self.aspects)
         if stray - {"honesty"}:
-            raise ValueError(f"not_applicable names aspects that are not rated: {sorted(stray)}; remove them")
-        return self
+            yield f"not_applicable names aspects that are not rated: {sorted(stray)}; remove them"
 
 
 class PromptSelectionSettings(Section):
@@ -123,22 +122,18 @@ class PoolModelSettings(Section):
     vllm: dict[str, Any] = Field(default_factory=dict)
     """Settings of a local model's engines, over those of `rollout.vllm`."""
 
-    _ours_are_not_set = field_validator("vllm")(refuse_reserved)
+    _ours_are_not_set = field_validator("vllm")(check_engine_settings)
 
     @property
     def is_policy(self) -> bool:
         """Whether it is the stage's own policy."""
         return self.endpoint is None and self.local_model is None
 
-    @model_validator(mode="after")
-    def _one_place(self) -> Self:
+    def _faults(self) -> Iterator[str]:
         if self.endpoint is not None and self.local_model is not None:
-            raise ValueError(f"model {self.name!r} is an endpoint or a local_model; give one of them")
+            yield f"model {self.name!r} is an endpoint or a local_model; give one of them"
         if self.is_policy and not self.on_policy:
-            raise ValueError(
-                f"model {self.name!r} needs an endpoint or a local_model; only the on_policy one can do without"
-            )
-        return self
+            yield (f"model {self.name!r} needs an endpoint or a local_model; only the on_policy one can do without")
 
 
 class JudgedPreferenceSettings(Section):
@@ -155,19 +150,17 @@ class JudgedPreferenceSettings(Section):
     seed: int = 0
     """Added to the recipe's; of every draw."""
 
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> Self:
+    def _faults(self) -> Iterator[str]:
         names = [model.name for model in self.pool]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"two models of the pool are called {', '.join(twice)}; rename one")
+            yield f"two models of the pool are called {', '.join(twice)}; rename one"
         if sum(model.on_policy for model in self.pool) > 1:
-            raise ValueError("more than one model of the pool is on_policy; mark the SFT model alone")
+            yield "more than one model of the pool is on_policy; mark the SFT model alone"
         if self.rewriter is not None and self.rewriter not in names:
-            raise ValueError(f"rewriter is no model of the pool; got {self.rewriter!r}; choose one of {names}")
+            yield f"rewriter is no model of the pool; got {self.rewriter!r}; choose one of {names}"
         if self.selection.persona and self.rewriter is None:
-            raise ValueError("selection.persona needs a model that rewrites; set rewriter to a model of the pool")
-        return self
+            yield "selection.persona needs a model that rewrites; set rewriter to a model of the pool"
 
     @property
     def uses_policy(self) -> bool:

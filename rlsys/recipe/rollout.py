@@ -1,8 +1,14 @@
 """`[rollout]`: the engines that sample, and how weights get to them. `[sampling]`: what is asked of them."""
 
-from typing import Any, Literal, Self
+import difflib
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from rlsys.recipe.section import Section
 
@@ -41,15 +47,35 @@ class SamplingSettings(Section):
         return self.model_copy(update={"temperature": 0.0, "top_p": 1.0})
 
 
-def refuse_reserved(vllm: dict[str, Any]) -> dict[str, Any]:
-    """Engine settings that hold none that rlsys sets itself."""
-    for key, why in RESERVED.items():
-        if key in vllm:
-            raise ValueError(f"vllm.{key} cannot be set: {why}; leave it out")
+@cache
+def engine_keys() -> frozenset[str]:
+    """Names of vLLM's engine settings, read from its source: an import takes 10 s. None where it is not installed."""
+    vllm = find_spec("vllm")
+    source = Path(vllm.origin or "").parent / "engine" / "arg_utils.py" if vllm else None
+    if source is None or not source.is_file():
+        return frozenset()
+    fields = source.read_text().partition("\nclass EngineArgs:\n")[2].partition("\n    def ")[0]
+    return frozenset(re.findall(r"^    (\w+):", fields, re.MULTILINE))
+
+
+def check_engine_settings(vllm: dict[str, Any]) -> dict[str, Any]:
+    """Engine settings that vLLM knows, and none that rlsys sets itself."""
+    faults = [f"vllm.{key} cannot be set: {why}; leave it out" for key, why in RESERVED.items() if key in vllm]
+    for key in sorted(vllm.keys() - engine_keys()) if engine_keys() else ():
+        near = difflib.get_close_matches(key, engine_keys(), n=1)
+        faults.append(f"vLLM has no engine setting {key}; {f'did you mean {near[0]}?' if near else 'leave it out'}")
     size = vllm.get("tensor_parallel_size", 1)
     if not isinstance(size, int) or size < 1:
-        raise ValueError(f"vllm.tensor_parallel_size must be a positive integer; got {size!r}")
+        faults.append(f"vllm.tensor_parallel_size must be a positive integer; got {size!r}")
+    if faults:
+        raise ValueError("\n".join(faults))
     return vllm
+
+
+def context_length(vllm: dict[str, Any]) -> int | None:
+    """Tokens of the longest prompt with its response, where the engine settings name it."""
+    length = vllm.get("max_model_len")
+    return length if isinstance(length, int) and length > 0 else None
 
 
 class RolloutSettings(Section):
@@ -82,16 +108,14 @@ class RolloutSettings(Section):
     vllm: dict[str, Any] = Field(default_factory=dict)
     """Any other engine setting, under vLLM's own name."""
 
-    _ours_are_not_set = field_validator("vllm")(refuse_reserved)
+    _ours_are_not_set = field_validator("vllm")(check_engine_settings)
 
-    @model_validator(mode="after")
-    def _cores_for_every_worker(self) -> Self:
+    def _faults(self) -> Iterator[str]:
         if self.cpu_cores is not None and self.cpu_cores.count("|") + 1 != self.tensor_parallel_size:
-            raise ValueError(
+            yield (
                 f"cpu_cores must name cores for each of {self.tensor_parallel_size} tensor-parallel workers, "
                 f"divided by |; got {self.cpu_cores!r}"
             )
-        return self
 
     @property
     def tensor_parallel_size(self) -> int:

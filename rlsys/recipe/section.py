@@ -1,6 +1,9 @@
 """The base of every recipe section."""
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Iterable
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
 
 PREVIOUS = "previous"
 """The newest output of the wanted kind (policy, pairs or reward model) that an earlier stage made."""
@@ -12,3 +15,13 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, validate_default=True, use_attribute_docstrings=True
     )
+
+    def _faults(self) -> Iterable[str]:
+        """What is wrong between the section's keys, each with its fix."""
+        return ()
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if faults := list(self._faults()):
+            raise ValueError("\n".join(faults))  # all of them at once: `rlsys.recipe.load` tells them one by one
+        return self

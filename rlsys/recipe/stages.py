@@ -1,8 +1,10 @@
 """`[[stage]]`: what each stage of a recipe reads, optimises and leaves behind."""
 
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from rlsys.recipe.algorithm import (
     AlgorithmSettings,
@@ -117,16 +119,15 @@ class JudgedPreferencesStage(Stage, JudgedPreferenceSettings):
     decontamination: Decontamination | None = None
     """A gate for the prompts, before anybody is asked."""
 
-    @model_validator(mode="after")
-    def _prompts_have_sources(self) -> "JudgedPreferencesStage":
+    def _faults(self) -> Iterator[str]:
+        yield from super()._faults()
         selection = self.selection
         if not selection.total:
-            raise ValueError("no prompt is selected; set selection.reused or another of its counts")
+            yield "no prompt is selected; set selection.reused or another of its counts"
         for kind in ("unused", "persona"):
             key = "personas" if kind == "persona" else kind
             if getattr(selection, kind) and not getattr(self, key).source:
-                raise ValueError(f"selection.{kind} needs prompts; give {key}.source")
-        return self
+                yield f"selection.{kind} needs prompts; give {key}.source"
 
 
 class RewardStage(SupervisedStage):
@@ -162,7 +163,7 @@ class RlvrStage(Stage):
     prompts: DataSettings
     learner: LearnerSettings
     value: LearnerSettings | None = None
-    """The value model's learner settings; the policy's when absent."""
+    """`[stage.value]`: the value model's learner settings, over those of `[learner]`; the policy's when absent."""
     algorithm: AlgorithmSettings = AlgorithmSettings()
     verifiers: VerifierSettings = VerifierSettings()
     reward_model: RewardModelSettings | None = None
@@ -192,23 +193,36 @@ class RlvrStage(Stage):
     save_rollouts_every: NonNegativeInt = 1
     """Batches between rollout files; 0 writes none."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> "RlvrStage":
+    def _faults(self) -> Iterator[str]:
         if self.algorithm.needs_groups and self.samples < 2:
-            raise ValueError(
+            yield (
                 f"advantage '{self.algorithm.advantage}' needs several samples of a prompt; set samples to 2 or more"
             )
         if self.algorithm.minibatches > self.batch_groups * self.samples:
-            raise ValueError(
+            yield (
                 f"{self.algorithm.minibatches} minibatches of {self.batch_groups * self.samples} responses "
                 "would be empty; lower algorithm.minibatches"
             )
         if self.algorithm.value_warmup_batches >= self.batches:
-            raise ValueError(
+            yield (
                 f"{self.algorithm.value_warmup_batches} batches of warm-up leave none of {self.batches} to the policy; "
                 "lower algorithm.value_warmup_batches"
             )
-        return self
+        if not self.sampling.temperature:
+            yield (
+                "sampling.temperature is 0, by which the learner divides, so that its logprobs are no numbers; set "
+                "sampling.temperature above 0, such as 1.0"
+            )
+        if self.sampling.top_p != 1:
+            yield (
+                f"sampling.top_p is {self.sampling.top_p}, with which an engine's logprobs are over the tokens that it "
+                "leaves, the learner's over all of them, and their ratio is wrong; set sampling.top_p to 1.0"
+            )
+        if self.algorithm.overlong.buffer_tokens > self.sampling.max_tokens:
+            yield (
+                f"algorithm.overlong.buffer_tokens is {self.algorithm.overlong.buffer_tokens}, of responses of at most "
+                f"{self.sampling.max_tokens} tokens; set it to sampling.max_tokens or less"
+            )
 
     @property
     def value_learner(self) -> LearnerSettings:
@@ -273,6 +287,34 @@ def data_of(stage: AnyStage) -> DataSettings | None:
     if isinstance(stage, JudgedPreferencesStage):
         return stage.sft
     return stage.prompts if isinstance(stage, PreferencesStage | RlvrStage) else None
+
+
+class EngineRequest(NamedTuple):
+    """How long what a stage samples may be, and where its recipe says so."""
+
+    section: str
+    max_tokens: int
+    prompt_key: str = ""
+    max_prompt_length: int | None = None
+    vllm: Mapping[str, Any] = MappingProxyType({})
+    """Settings of the engines, over those of `rollout.vllm`."""
+
+
+def engine_requests(stage: AnyStage) -> Iterator[EngineRequest]:
+    """Everything that the stage asks of engines, its evaluation among it."""
+    if isinstance(stage, PreferencesStage | RlvrStage):
+        longest = stage.prompts.templating.max_prompt_length
+        yield EngineRequest("sampling", stage.sampling.max_tokens, "prompts.templating.max_prompt_length", longest)
+    if isinstance(stage, JudgedPreferencesStage):
+        for model in stage.pool:
+            if model.endpoint is None:
+                yield EngineRequest("sampling", stage.sampling.max_tokens, vllm=model.vllm)
+        if stage.judge.local_model is not None:
+            yield EngineRequest("judge.sampling", stage.judge.sampling.max_tokens, vllm=stage.judge.vllm)
+    evaluation = evaluation_of(stage)
+    if evaluation is not None and (evaluation.test or evaluation.development):
+        longest = evaluation.max_prompt_length
+        yield EngineRequest("evaluation", evaluation.max_tokens, "evaluation.max_prompt_length", longest)
 
 
 def paths_read(stage: AnyStage) -> list[tuple[str, str]]:

@@ -1,8 +1,9 @@
 """Synthetic data: prompts written from personas, and tasks grown from seed tasks."""
 
-from typing import Annotated, Literal, Self, TypeAlias
+from collections.abc import Iterator
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from rlsys.recipe.data import NearDuplicateSettings
 from rlsys.recipe.decontamination import Decontamination
@@ -28,11 +29,9 @@ class WriterSettings(Section):
     deadline_s: Annotated[float, Field(gt=0)] = 600.0
     """Of one batch of a local model."""
 
-    @model_validator(mode="after")
-    def _one_writer(self) -> Self:
+    def _faults(self) -> Iterator[str]:
         if (self.endpoint is None) == (self.local_model is None):
-            raise ValueError("the writer is an endpoint or a local_model; give one of them")
-        return self
+            yield "the writer is an endpoint or a local_model; give one of them"
 
 
 class PersonaSettings(Section):
@@ -57,11 +56,9 @@ class PersonaSettings(Section):
     decontamination: Decontamination | None = None
     seed: NonNegativeInt = 0
 
-    @model_validator(mode="after")
-    def _agreement_is_possible(self) -> Self:
+    def _faults(self) -> Iterator[str]:
         if self.min_agreeing > self.answers:
-            raise ValueError(f"min_agreeing is {self.min_agreeing}, of {self.answers} answers; ask for more answers")
-        return self
+            yield f"min_agreeing is {self.min_agreeing}, of {self.answers} answers; ask for more answers"
 
 
 class SelfInstructSettings(Section):
@@ -87,10 +84,8 @@ class SelfInstructSettings(Section):
     decontamination: Decontamination | None = None
     seed: NonNegativeInt = 0
 
-    @model_validator(mode="after")
-    def _something_is_shown(self) -> Self:
+    def _faults(self) -> Iterator[str]:
         if not self.seed_examples + self.grown_examples:
-            raise ValueError("a request must show examples; set seed_examples above 0")
+            yield "a request must show examples; set seed_examples above 0"
         if self.min_words > self.max_words:
-            raise ValueError(f"min_words is {self.min_words} and max_words {self.max_words}; exchange them")
-        return self
+            yield f"min_words is {self.min_words} and max_words {self.max_words}; exchange them"

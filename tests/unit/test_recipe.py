@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from launch.dry_run import describe
+from rlsys.data.reader import read_rows
 from rlsys.errors import RecipeError
 from rlsys.recipe.load import build_recipe, load_recipe
 from rlsys.recipe.reference import render
+from rlsys.recipe.rollout import engine_keys
 from rlsys.scaling.placement import actors_needed
 
 ROOT = Path(__file__).parents[2]
@@ -39,17 +41,113 @@ def test_all_faults_are_told_at_once_each_with_its_fix():
     assert len(error.value.problems) == 5
     assert "unknown key lerner.lr; got '3'; did you mean learner?" in problems
     assert "rlvr.batchs: unknown key; got 3; did you mean batches?" in problems
-    assert "sft.learner.lr: Input should be a valid number; got 'x'" in problems
+    assert "sft.learner.lr: wrong type; got 'x'; write a number" in problems
     assert "dpo.batch_size: Input should be greater than 0; got 0" in problems
     assert "an override is key=value" in problems
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "told"),
+    [
+        (
+            "quickstart",
+            ["rlvr.batchs=3", "sft.data.source=[{path='/nowhere'}]", "dpo.policy='/gone'"],
+            [
+                "rlvr.batchs: unknown key; got 3; did you mean batches?",
+                "sft.data.source.nowhere: no such file or folder; got '/nowhere'; mend the path, or download the data "
+                "there",
+                "dpo.policy: no such file or folder; got '/gone'; mend the path, or download the data there",
+            ],
+        ),
+        (
+            "quickstart-grpo",
+            ["rlvr.samples=0"],
+            [
+                "rlvr.samples: Input should be greater than 0; got 0",
+                "rlvr: advantage 'grpo' needs several samples of a prompt; set samples to 2 or more",
+            ],
+        ),
+        (
+            "quickstart-grpo",
+            ["sft.batch_size='x'", "rlvr.samples=0", "rlvr.algorithm.clip=2", "model.tokenizer='/nowhere'"],
+            [
+                "sft.batch_size: wrong type; got 'x'; write a whole number",
+                "rlvr.algorithm: clip must be below 1; got 2.0",
+                "rlvr.samples: Input should be greater than 0; got 0",
+                "model.tokenizer: no such folder; got '/nowhere'; give a folder of this machine with a tokenizer",
+            ],
+        ),
+        (
+            "quickstart",
+            ["rlvr.algorithm.dual_clip=3.0", "rlvr.algorithm.policy_loss='cispo'", "rlvr.algorithm.kl_beta=0"],
+            [
+                "rlvr.algorithm: kl_in = 'reward' with kl_beta = 0 does nothing; set kl_in to 'none'",
+                "rlvr.algorithm: policy_loss = 'cispo' has no dual clip; remove dual_clip",
+            ],
+        ),
+    ],
+)
+def test_one_fault_hides_no_other(recipe: str, overrides: list[str], told: list[str]):
+    with pytest.raises(RecipeError) as error:
+        load_recipe(f"configs/{recipe}.toml", overrides)
+    assert list(error.value.problems) == told
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("evaluation.temperatures=1.0", "sft.evaluation.temperatures: wrong type; got 1.0; write an array: [1.0]"),
+        ("cluster.colocate='value'", """cluster.colocate: wrong type; got 'value'; write an array: ["value"]"""),
+        ("seed=1.5", "seed: wrong type; got 1.5; write a whole number"),
+        ("sft.learner.lr='x'", "sft.learner.lr: wrong type; got 'x'; write a number"),
+        ("name=3", 'name: wrong type; got 3; write a string in quotes: "3"'),
+        ("runs=[1]", "runs: wrong type; got [1]; write a string in quotes"),
+        ("deterministic=1", "deterministic: wrong type; got 1; write true or false"),
+        ("rlvr.learner=3", "rlvr.learner: wrong type; got 3; write a table"),
+        ("rollout.vllm=3", "rollout.vllm: wrong type; got 3; write a table"),
+        ("rollout.canary_tolerance='x'", "rollout.canary_tolerance: wrong type; got 'x'; write a number or 'auto'"),
+        ("rollout.digest='x'", "rollout.digest: unknown value; got 'x'; write 'fold64' or 'sha256'"),
+        ("sft.data.source=[{path='.', tke=1}]", "sft.data.source.0.tke: unknown key; got 1; did you mean take?"),
+        (
+            "stage=3",
+            "an override names a stage; got 'stage=3'; begin its key with one of world, sft, preferences, reward, dpo, "
+            "rlvr",
+        ),
+    ],
+)
+def test_a_wrong_type_is_told_with_what_to_write(override: str, told: str):
+    with pytest.raises(RecipeError) as error:
+        load_recipe("configs/quickstart.toml", [override])
+    assert error.value.problems[0] == told
 
 
 def test_an_override_beats_the_stage_and_reaches_every_stage():
     recipe = load_recipe("configs/quickstart.toml", ["learner.lr=3e-6", "rlvr.max_staleness=0", "name=mine"])
     lrs = {stage.label: stage.learner.lr for stage in recipe.stage if stage.kind in ("sft", "reward", "dpo", "rlvr")}
     assert lrs == dict.fromkeys(("sft", "reward", "dpo", "rlvr"), 3e-6)
+    assert recipe.stage_named("rlvr").value.lr == 3e-6
     assert recipe.stage_named("rlvr").max_staleness == 0
     assert recipe.name == "mine"
+
+
+def test_the_shared_learner_is_under_the_value_model_too():
+    rlvr = load_recipe("configs/quickstart.toml").stage_named("rlvr")
+    assert (
+        (rlvr.value_learner.betas, rlvr.value_learner.eps)
+        == (rlvr.learner.betas, rlvr.learner.eps)
+        == ((0.9, 0.98), 1e-5)
+    )
+    assert (rlvr.value_learner.packing, rlvr.value_learner.tokens_per_micro_batch) == ("bucketed", 8192)
+    assert (rlvr.value_learner.lr, rlvr.learner.lr) == (1e-3, 3e-4), "what [stage.value] says itself wins"
+
+    shared = {"lr": 2e-5, "weight_decay": 0.1, "schedule": {"kind": "cosine", "warmup_steps": 3}}
+    tree = minimal(learner={"lr": 1e-6}, value={"weight_decay": 0.2, "schedule": {"kind": "constant"}})
+    stage = build_recipe(tree | {"learner": shared}, ["learner.max_grad_norm=0.5"]).stage[0]
+    assert (stage.learner.lr, stage.learner.weight_decay, stage.learner.max_grad_norm) == (1e-6, 0.1, 0.5)
+    assert (stage.value.lr, stage.value.weight_decay, stage.value.max_grad_norm) == (2e-5, 0.2, 0.5)
+    assert (stage.value.schedule.kind, stage.value.schedule.warmup_steps) == ("constant", 3)
+    without = build_recipe(minimal(learner={"lr": 1e-6}) | {"learner": shared}).stage[0]
+    assert without.value is None and without.value_learner == without.learner
 
 
 def minimal(**stage) -> dict:
@@ -70,12 +168,23 @@ def minimal(**stage) -> dict:
         ({"reward_model": {}}, "rlvr.reward_model.path: no earlier stage makes a reward model"),
         ({"reward_model": {"path": "/nowhere"}}, "rlvr.reward_model.path: no such file or folder"),
         ({"reward_model": {"path": "stage:rm"}}, "no earlier stage is called rm"),
-        ({"reward_model": {"use": "instead"}}, "Input should be 'added' or 'alone'"),
+        ({"reward_model": {"use": "instead"}}, "unknown value; got 'instead'; write 'added' or 'alone'"),
         ({"prompts": {"source": [{"path": "stage:world/p.jsonl"}]}}, "no earlier stage is called world"),
         ({"prompts": {"source": [{"path": "/nowhere/p.jsonl"}]}}, "no such file or folder"),
         ({"algorithm": {"advantage": "grpo"}}, "set samples to 2 or more"),
         ({"algorithm": {"minibatches": 5}}, "5 minibatches of 4 responses would be empty"),
         ({"kind": "ppo"}, "unknown kind; got 'ppo'"),
+        ({"sampling": {"temperature": 0.0}}, "sampling.temperature is 0, by which the learner divides"),
+        ({"sampling": {"top_p": 0.9}}, "sampling.top_p is 0.9, with which an engine's logprobs are over the tokens"),
+        (
+            {"sampling": {"max_tokens": 64}, "algorithm": {"overlong": {"buffer_tokens": 65}}},
+            "algorithm.overlong.buffer_tokens is 65, of responses of at most 64 tokens; set it to sampling.max_tokens",
+        ),
+        (
+            {"verifiers": {"modules": ["nope.mod", "rlsys.quickstart.exact_items", "rlsys.quickstart.nope"]}},
+            "verifiers.modules: no such module; got 'nope.mod'; mend its name, or put its folder on PYTHONPATH\n"
+            "  - verifiers.modules: no such module; got 'rlsys.quickstart.nope'; mend its name",
+        ),
     ],
 )
 def test_impossible_combinations_are_refused_at_load(stage, fault):
@@ -124,6 +233,101 @@ def test_ranks_that_cannot_share_rows_are_refused_at_load(size: int, cluster: di
     assert fault in str(error.value) and len(error.value.problems) == 1
 
 
+def refused(tree: dict) -> tuple[str, ...]:
+    with pytest.raises(RecipeError) as error:
+        build_recipe(tree)
+    return error.value.problems
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ({}, "model: no model is named; set model.path, or [model.config] to start from random weights"),
+        (
+            {"path": "/nonexistent/model"},
+            "model.path: no such folder; got '/nonexistent/model'; give one with config.json and safetensors, or "
+            "hf:owner/name",
+        ),
+        (
+            {"path": "configs"},
+            "model.path: not a Hugging Face model folder; got 'configs'; give a folder with config.json",
+        ),
+        (
+            {"path": "hf:a/b", "tokenizer": "/nowhere"},
+            "model.tokenizer: no such folder; got '/nowhere'; give a folder of this machine with a tokenizer",
+        ),
+    ],
+)
+def test_a_model_that_is_not_there_is_refused_at_load(model: dict, told: str):
+    assert refused(minimal() | {"model": model}) == (told,)
+    assert build_recipe(minimal() | {"model": {"path": "hf:a/b"}}).model.path == "hf:a/b"
+
+
+def test_modules_are_looked_for_and_not_imported(tmp_path: Path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "verifiers.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.chdir(tmp_path)
+    recipe = build_recipe(minimal(verifiers={"modules": ["mine.verifiers"]}))
+    assert recipe.stage[0].verifiers.modules == ("mine.verifiers",)
+
+
+def test_engine_settings_are_vllms_own():
+    tree = minimal() | {"rollout": {"vllm": {"max_model_length": 4096, "qqq": 1, "model": "m"}}}
+    assert refused(tree) == (
+        "rollout.vllm: vllm.model cannot be set: the stage's input decides it; leave it out",
+        "rollout.vllm: vLLM has no engine setting max_model_length; did you mean max_model_len?",
+        "rollout.vllm: vLLM has no engine setting qqq; leave it out",
+    )
+    assert {"max_model_len", "kv_cache_memory_bytes", "enable_prefix_caching"} < engine_keys()
+
+
+def test_the_engines_have_room_for_prompts_and_responses():
+    tree = minimal(sampling={"max_tokens": 64}, evaluation={"development": {"d": "README.md"}, "max_tokens": 96})
+    vllm = {"rollout": {"vllm": {"max_model_len": 64}}}
+    assert refused(tree | vllm) == (
+        "rlvr.sampling.max_tokens is 64 and max_model_len of its engines 64, which leaves no room for a prompt; raise "
+        "rollout.vllm.max_model_len or lower max_tokens",
+        "rlvr.evaluation.max_tokens is 96 and max_model_len of its engines 64, which leaves no room for a prompt; "
+        "raise rollout.vllm.max_model_len or lower max_tokens",
+    )
+    vllm["rollout"]["vllm"]["max_model_len"] = 128
+    recipe = build_recipe(tree | vllm)
+    prompts = recipe.fitted(recipe.stage[0].prompts, max_tokens=64)
+    assert prompts.templating.max_prompt_length == 64, "a longer one would end the run"
+    assert build_recipe(tree).fitted(recipe.stage[0].prompts, max_tokens=64) == recipe.stage[0].prompts
+    tree["stage"][0]["evaluation"]["max_prompt_length"] = 33
+    tree["stage"][0]["prompts"] = {"templating": {"max_prompt_length": 64}}
+    assert refused(tree | vllm) == (
+        "rlvr.evaluation.max_prompt_length is 33; rlvr.evaluation.max_tokens is 96 and max_model_len of its engines "
+        "128, which leaves 32 for a prompt; lower it, or raise rollout.vllm.max_model_len",
+    )
+    tree["stage"][0]["evaluation"] = {"max_tokens": 4096}  # no set is evaluated
+    assert recipe.fitted(build_recipe(tree | vllm).stage[0].prompts, max_tokens=1).templating.max_prompt_length == 64
+
+
+def test_verifier_settings_that_differ_between_stages_are_refused():
+    overrides = ["rlvr.verifiers.workers=3", "rlvr.verifiers.modules=[]"]
+    with pytest.raises(RecipeError) as error:
+        load_recipe("configs/quickstart.toml", overrides)
+    assert error.value.problems == (
+        "rlvr.verifiers.workers is 3 but 1 at preferences, and one pool verifies for the whole run; set it in "
+        "[verifiers], for all stages",
+        "rlvr.verifiers.modules is () but ('rlsys.quickstart.exact_items',) at preferences, and one pool verifies for "
+        "the whole run; set it in [verifiers], for all stages",
+    )
+    assert load_recipe("configs/quickstart.toml", ["verifiers.workers=3"]).stage_named("rlvr").verifiers.workers == 3
+
+
+def test_a_path_in_the_home_folder_is_the_same_for_the_check_and_for_who_reads_it(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tree = minimal(prompts={"source": [{"path": "~/x.jsonl"}]}, evaluation={"development": {"d": "~/x.jsonl"}})
+    assert refused(tree)[0].startswith(f"rlvr.prompts.source.x: no such file or folder; got '{tmp_path}/x.jsonl'")
+    (tmp_path / "x.jsonl").write_text('{"text": "here"}\n')
+    (stage,) = build_recipe(tree).stage
+    assert stage.evaluation.development == {"d": f"{tmp_path}/x.jsonl"}
+    assert [row.kind for row in read_rows(stage.prompts.source[0])] == ["text"]
+
+
 ENDPOINT = {"model": "m"}
 JUDGED = {
     "kind": "judged_preferences",
@@ -151,6 +355,10 @@ def judged(*after: dict, **changes) -> dict:
         (judged(DPO, pool=[{"name": "a"}]), "needs an endpoint or a local_model"),
         (judged(DPO, pool=[{"name": "a", "local_model": "nowhere"}]), "pool.a.local_model: no such file or folder"),
         (judged(DPO, judge={"local_model": "configs", "vllm": {"model": "x"}}), "vllm.model cannot be set"),
+        (
+            judged(DPO, judge={"local_model": "configs", "vllm": {"max_model_len": 1024}}),
+            "judged_preferences.judge.sampling.max_tokens is 1024 and max_model_len of its engines 1024",
+        ),
         (
             judged(DPO, judge={"local_model": "configs", "vllm": {"tensor_parallel_size": 2}}),
             "raise rollout.vllm.tensor_parallel_size",
@@ -197,6 +405,30 @@ def test_a_missing_recipe_and_broken_toml_are_one_sentence(tmp_path):
     (tmp_path / "broken.toml").write_text("name = \n")
     with pytest.raises(RecipeError, match=r"is not TOML: .*line 1"):
         load_recipe(tmp_path / "broken.toml")
+    with pytest.raises(
+        RecipeError, match=r"the recipe \. cannot be read; got 'Is a directory'; give the path of a readab"
+    ):
+        load_recipe(".")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            '[stage]\nkind = "sft"\n',
+            "[stage] is one table, and stages are a list of tables; begin each one with [[stage]]",
+        ),
+        ("stage = 3\n", "stage is 3, and stages are a list of tables; begin each one with [[stage]]"),
+        ("stage = [3]\n", "stage is [3], and stages are a list of tables; begin each one with [[stage]]"),
+    ],
+)
+def test_stages_that_are_no_list_of_tables_are_one_sentence(tmp_path: Path, text: str, told: str):
+    (tmp_path / "one.toml").write_text(text)
+    (tmp_path / "on_it.toml").write_text('base = "one.toml"\n')
+    for name in ("one", "on_it"):
+        with pytest.raises(RecipeError) as error:
+            load_recipe(tmp_path / f"{name}.toml", ["sft.batch_size=3"])
+        assert str(error.value) == f"{tmp_path / 'one.toml'}: {told}"
 
 
 def test_a_recipe_says_only_where_it_differs_from_its_base(tmp_path: Path):
@@ -256,6 +488,8 @@ def test_tulu_3_8b_rlvr_values():
     assert (algorithm.gamma, algorithm.lam, algorithm.clip, algorithm.value_clip) == (1.0, 0.95, 0.2, 0.2)
     assert (algorithm.value_coef, algorithm.kl_beta, algorithm.kl_in) == (0.1, 0.05, "reward")
     assert (algorithm.policy_loss, algorithm.advantage) == ("ppo_clip", "gae")
+    assert algorithm.lag_correction.name == "none", "the published loss has no weight for lag"
+    assert stage.value_learner == learner
     assert (stage.sampling.max_tokens, stage.sampling.temperature, stage.sampling.top_p) == (2048, 1.0, 1.0)
     assert stage.prompts.templating.max_prompt_length == 2048
     assert (stage.verifiers.reward_scale, stage.verifiers.no_end_token_reward) == (10.0, -10.0)
