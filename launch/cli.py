@@ -33,9 +33,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments of a command; overrides of a recipe may stand before and after its options."""
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and ("overrides" not in arguments or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse takes an argument of many values from one place alone
+        arguments.overrides += rest
+    return arguments
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 an error of the run, 2 a fault in what the user gave, 130 interrupted."""
-    arguments = build_parser().parse_args(argv)
+    arguments = parse(argv)
     try:
         return import_module(COMMANDS[arguments.command]).run(arguments)
     except RlsysError as error:

@@ -26,7 +26,8 @@ from rlsys.checkpoint.durable_file import write_durably
 from rlsys.checkpoint.run_folder import RunFolder, StageFolder
 from rlsys.errors import RecipeError
 from rlsys.recipe.data import DataSettings
-from rlsys.recipe.recipe import Recipe
+from rlsys.recipe.faults import check_model
+from rlsys.recipe.recipe import HUB, Recipe
 from rlsys.recipe.rollout import WeightTransfer
 from rlsys.recipe.stages import (
     AnyStage,
@@ -102,16 +103,14 @@ def run_recipe(recipe: Recipe, *, resume: str = "auto", from_stage: str | None =
         RlsysError: of the kind that tells what went wrong; what was committed stays.
     """
     started = time.perf_counter()
-    labels = [stage.label for stage in recipe.stage]
-    if from_stage is not None and from_stage not in labels:
-        raise RecipeError("no such stage", value=from_stage, fix=f"choose one of {', '.join(labels)}")
+    first = recipe.stage_number(from_stage) if from_stage is not None else None
     path = Path(recipe.runs) / recipe.name
     text = tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
     with RunFolder.open(path.absolute(), resume=resume, recipe_toml=text, command=sys.argv) as folder:
         if folder.recipe_changes:
             print("the recipe has changed since the last start:", *folder.recipe_changes, sep="\n  ", flush=True)
-        if from_stage is not None:
-            _begin_again(folder, labels.index(from_stage) + 1, from_stage)
+        if first is not None:
+            _begin_again(folder, first, recipe.stage[first - 1].label)
         forget_requests(folder.path)
         results: dict[str, dict[str, Any]] = {}
         with running(recipe, folder.path) as context:
@@ -175,15 +174,20 @@ def evaluate_model(recipe: Recipe, model: str) -> dict[str, float]:
     """`rlsys evaluate`: a model folder on the recipe's test sets, with the settings of its last stage that has any.
 
     Raises:
-        RecipeError: the recipe names no test set.
+        RecipeError: the recipe names no test set, or there is no such model.
     """
+    if not model.startswith(HUB):
+        try:
+            check_model(model, recipe.model.trust_remote_code)
+        except RecipeError as error:
+            raise RecipeError(f"MODEL cannot be evaluated: {error.problem}", value=model, fix=error.fix) from None
     found = [settings for stage in recipe.stage if (settings := evaluation_of(stage)) is not None and settings.test]
     if not found:
         raise RecipeError("the recipe names no test set", fix="add [evaluation] with test = { name = 'file.jsonl' }")
     settings = found[-1]
     stage = EvaluateStage(kind="evaluate", evaluation=settings, verifiers=verifier_settings(recipe))
     model_settings = recipe.model.model_copy(
-        update={"path": model, "config": None, "init_std": None, "tokenizer": model}
+        update={"path": model, "config": None, "init_std": None, "tokenizer": None}
     )
     alone = recipe.model_copy(update={"model": model_settings, "stage": (stage,)})
     run = (Path(recipe.runs) / recipe.name).absolute()

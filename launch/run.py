@@ -1,6 +1,7 @@
 """`rlsys run`: a recipe on this machine or on the cluster it names."""
 
 import argparse
+from pathlib import Path
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -27,7 +28,11 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     if arguments.dry_run:
         from launch.dry_run import describe
+        from rlsys.checkpoint.run_folder import RunFolder
 
+        if arguments.from_stage is not None:
+            recipe.stage_number(arguments.from_stage)
+        RunFolder.check((Path(recipe.runs) / recipe.name).absolute(), resume=arguments.resume)
         print(describe(recipe))
         return 0
     from launch.recipe import run_recipe
