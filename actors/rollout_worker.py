@@ -27,6 +27,7 @@ from rlsys.rollouts.prompt_stream import sample_seed
 from rlsys.rollouts.sampling_engine import SamplingEngine
 from rlsys.rollouts.sampling_engine_loop import EngineLoop, GroupRequest
 from rlsys.rollouts.sampling_engine_settings import EngineSettings, engine_environment
+from rlsys.rollouts.staleness import version_range
 from rlsys.telemetry.trace import Span
 from rlsys.types import GroupSummary, PolicyVersion, Prompt, Rollout
 from rlsys.weights.publisher import Reception
@@ -104,7 +105,7 @@ class RolloutWorker:
             The groups' summaries, and their rollouts by prompt and sample index.
 
         Raises:
-            ValueError: a prompt that the engine has no room for.
+            PromptRefused: the engine has no room for a prompt.
             RlsysError: the engine failed.
         """
         responses: list[Sequence[Response]] = [()] * len(prompts)
@@ -233,11 +234,12 @@ def receive(engine: SamplingEngine, transfer: int, canary_ids: Sequence[int]) ->
 
 def summarise(prompt: Prompt, group: Sequence[Rollout]) -> GroupSummary:
     """What the driver may know of a finished group."""
+    oldest_version, newest_version = version_range(group)
     return GroupSummary(
         ordinal=prompt.ordinal,
         lengths=tuple(len(rollout.response_ids) for rollout in group),
         prompt_length=len(prompt.token_ids),
-        oldest_version=min(rollout.oldest_version for rollout in group),
-        newest_version=max(int(rollout.versions.max()) for rollout in group),
+        oldest_version=oldest_version,
+        newest_version=newest_version,
         finish_reasons=tuple(rollout.finish_reason for rollout in group),
     )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlsys.errors import RlsysError, WeightTransferError
+from rlsys.errors import DataError, RlsysError, WeightTransferError
 from rlsys.recipe.rollout import SamplingSettings
 from rlsys.rollouts.engine_shared_memory import forget_names
 from rlsys.rollouts.open_group import FinishedGroup, OpenGroup, OpenSample
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from vllm.v1.engine.core_client import InprocClient
 
 PLUGIN_GROUP = "vllm.general_plugins"
+
+
+class PromptRefused(DataError, ValueError):
+    """A prompt that no engine of these settings can sample: its own fault, and not the engine's."""
 
 
 class SamplingEngine:
@@ -115,13 +119,17 @@ class SamplingEngine:
             The key under which `step` returns the group.
 
         Raises:
-            ValueError: no prompt, one that leaves no room for a response, or not one seed for each sample.
+            PromptRefused: no prompt, one that leaves no room for a response, or not one seed for each sample.
         """
         limit = self.max_model_len
         if not 0 < len(prompt_ids) < limit:
-            raise ValueError(f"a prompt needs 1 to {limit - 1} tokens (max_model_len - 1); got {len(prompt_ids)}")
+            raise PromptRefused(
+                f"a prompt needs 1 to {limit - 1} tokens (max_model_len - 1)",
+                value=len(prompt_ids),
+                fix="leave out longer prompts (max_prompt_length), or raise rollout.vllm.max_model_len",
+            )
         if num_samples < 1 or len(seeds) != num_samples:
-            raise ValueError(f"a group needs one seed for each of its samples; got {len(seeds)} for {num_samples}")
+            raise PromptRefused(f"a group needs one seed for each of its samples; got {len(seeds)} for {num_samples}")
         group = OpenGroup(self._next_key, ordinal, [int(token) for token in prompt_ids], sampling)
         self._next_key += 1
         group.samples += [OpenSample(group, index, int(seed)) for index, seed in enumerate(seeds)]

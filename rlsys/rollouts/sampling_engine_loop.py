@@ -103,7 +103,7 @@ class EngineLoop:
         """Queues groups, all of them between the same two steps.
 
         Returns:
-            For each group a future of its rollouts, by sample index; a ValueError when the engine has no room for it.
+            For each group a future of its rollouts, by sample index; `PromptRefused` when the engine has no room for it.
         """
         futures: list[Future[tuple[Rollout, ...]]] = [_promise() for _ in requests]
 
@@ -273,7 +273,7 @@ class EngineLoop:
                 sampling=request.sampling,
                 begun=request.begun,
             )
-        except ValueError as error:  # this prompt's own fault, told to the one who asked
+        except Exception as error:  # told to the one who asked; groups that were held with this one still get in
             future.set_exception(error)
         else:
             self._waiters[key] = future

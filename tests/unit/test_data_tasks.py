@@ -20,6 +20,6 @@ def test_a_model_that_needs_its_own_code_is_refused_before_transformers_reads_it
     toy_tokenizer().save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}))
     save_file({}, folder / "model.safetensors")
-    with pytest.raises(RecipeError, match="needs Python files of its own; got .*set trust_remote_code"):
+    with pytest.raises(RecipeError, match=r"needs Python files of its own; got .*set trust_remote_code"):
         prepare(ModelSettings(path=str(folder)), DataSettings(), str(tmp_path / "prepared"))
     assert not (tmp_path / "prepared").exists()

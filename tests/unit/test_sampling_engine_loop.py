@@ -13,10 +13,13 @@ from rlsys.errors import ActorError, WeightTransferError
 from rlsys.recipe.rollout import SamplingSettings
 from rlsys.rollouts.open_group import FinishedGroup
 from rlsys.rollouts.partial_group import PartialResponse, Response
+from rlsys.rollouts.sampling_engine import PromptRefused
 from rlsys.rollouts.sampling_engine_loop import EngineLoop, GroupRequest
 from rlsys.types import Rollout
 
 WAIT_S = 10.0
+BROKEN = (0,)
+"""A prompt that the engine itself fails on."""
 
 
 class CountingEngine:
@@ -45,7 +48,9 @@ class CountingEngine:
 
     def add_group(self, prompt_ids, *, ordinal: int, seeds, num_samples: int, sampling, begun=()) -> int:
         if not prompt_ids:
-            raise ValueError("no prompt")
+            raise PromptRefused("no prompt")
+        if prompt_ids == BROKEN:
+            raise ValueError("no such parameter")
         self._open[self._next] = (ordinal, [version for response in begun for version in response.versions.tolist()])
         self._next += 1
         return self._next - 1
@@ -121,9 +126,22 @@ def test_groups_resolve_one_by_one(loop: EngineLoop):
 
 def test_a_bad_prompt_is_its_askers_error_alone(loop: EngineLoop):
     bad, good = loop.add([request(1, prompt=()), request(1)])
-    with pytest.raises(ValueError, match="no prompt"):
+    with pytest.raises(PromptRefused, match="no prompt"):
         bad.result(WAIT_S)
     assert len(good.result(WAIT_S)) == 1
+
+
+def test_what_the_engine_fails_on_is_told_to_those_who_asked_alone(loop: EngineLoop):
+    """Among groups that were held during an update too: whoever is not answered would wait for ever."""
+    broken, good = loop.add([request(1, prompt=BROKEN), request(1)])
+    loop.prepare("in_flight").result(WAIT_S)
+    held = loop.add([request(1), request(1, prompt=BROKEN), request(1)])
+    loop.commit(1).result(WAIT_S)
+    for future in (broken, held[1]):
+        with pytest.raises(ValueError, match="no such parameter") as told:
+            future.result(WAIT_S)
+        assert not isinstance(told.value, PromptRefused)
+    assert [len(future.result(WAIT_S)) for future in (good, held[0], held[2])] == [1, 1, 1]
 
 
 def test_in_flight_update_flips_between_two_steps_and_goes_on(loop: EngineLoop, engine: CountingEngine):
