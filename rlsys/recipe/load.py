@@ -18,8 +18,8 @@ from rlsys.recipe.model import ModelSettings
 from rlsys.recipe.recipe import SHARED_SECTIONS, STAGE_KINDS, Recipe
 from rlsys.recipe.stages import AnyStage
 
-ALSO_UNDER = {"learner": "value"}
-"""Shared section to another section of a stage that starts from it too, where the stage has it."""
+ON_TOP_OF = {"value": "learner"}
+"""A section of a stage to another one of it that it only changes: what it leaves out is as it is there."""
 HOME = "~/"
 BOUNDS = {
     "greater_than": ("gt", 1),
@@ -145,7 +145,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     _set(tree, parts, value, override)
     if parts[0] in SHARED_SECTIONS:
         for stage in stages:  # an override beats what the stage itself says
-            for section in filter(None, (parts[0], ALSO_UNDER.get(parts[0]))):
+            for section in (parts[0], *(above for above, below in ON_TOP_OF.items() if below == parts[0])):
                 if section in stage:
                     _set(stage, [section, *parts[1:]], value, override)
 
@@ -171,9 +171,11 @@ def _with_shared(stage: Mapping[str, Any], shared: Mapping[str, Any]) -> Mapping
     kind = STAGE_KINDS.get(str(stage.get("kind")))
     if kind is None:
         return stage
-    own = {key: value for key, value in shared.items() if key in kind.model_fields}
-    own |= {other: shared[key] for key, other in ALSO_UNDER.items() if key in shared and other in stage}
-    return _merge(own, stage)
+    merged = _merge({key: value for key, value in shared.items() if key in kind.model_fields}, stage)
+    for above, below in ON_TOP_OF.items():
+        if isinstance(merged.get(above), Mapping) and isinstance(merged.get(below), Mapping):
+            merged[above] = _merge(merged[below], merged[above])
+    return merged
 
 
 def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

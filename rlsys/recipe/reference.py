@@ -16,9 +16,9 @@ HEAD = f"""# The recipe
 Every key, with its type, default and meaning; written by `python -m rlsys.recipe.reference`, kept true by a test.
 
 A recipe is TOML. `[[stage]]` tables run in order; each has a `kind`. Some top-level tables are defaults for every stage
-that has such a section: {", ".join(f"`[{section}]`" for section in SHARED_SECTIONS)}. `[learner]` is also under a
-`[stage.value]`. What a stage says itself wins, and an override on the command line (`rlvr.learner.lr=1e-6`,
-`learner.lr=1e-6` for all stages and their value models, `seed=1`) beats both.
+that has such a section: {", ".join(f"`[{section}]`" for section in SHARED_SECTIONS)}. What a stage
+says itself wins, and an override on the command line (`rlvr.learner.lr=1e-6`; `learner.lr=1e-6` for all stages and
+their value models; `seed=1`) beats both.
 `base = "other.toml"` takes everything from another recipe of the same folder but what this one says itself, stages by
 name. A path may be `stage:NAME/FILE` (what an earlier stage wrote), `~/FILE` or, for data and models, `hf:owner/name`.
 """

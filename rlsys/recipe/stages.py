@@ -163,7 +163,7 @@ class RlvrStage(Stage):
     prompts: DataSettings
     learner: LearnerSettings
     value: LearnerSettings | None = None
-    """`[stage.value]`: the value model's learner settings, over those of `[learner]`; the policy's when absent."""
+    """`[stage.value]`: the value model's learner settings; what it leaves out is as in `[stage.learner]`."""
     algorithm: AlgorithmSettings = AlgorithmSettings()
     verifiers: VerifierSettings = VerifierSettings()
     reward_model: RewardModelSettings | None = None

@@ -130,7 +130,7 @@ def test_an_override_beats_the_stage_and_reaches_every_stage():
     assert recipe.name == "mine"
 
 
-def test_the_shared_learner_is_under_the_value_model_too():
+def test_the_value_models_settings_are_the_policys_but_for_what_the_stage_says():
     rlvr = load_recipe("configs/quickstart.toml").stage_named("rlvr")
     assert (
         (rlvr.value_learner.betas, rlvr.value_learner.eps)
@@ -144,7 +144,7 @@ def test_the_shared_learner_is_under_the_value_model_too():
     tree = minimal(learner={"lr": 1e-6}, value={"weight_decay": 0.2, "schedule": {"kind": "constant"}})
     stage = build_recipe(tree | {"learner": shared}, ["learner.max_grad_norm=0.5"]).stage[0]
     assert (stage.learner.lr, stage.learner.weight_decay, stage.learner.max_grad_norm) == (1e-6, 0.1, 0.5)
-    assert (stage.value.lr, stage.value.weight_decay, stage.value.max_grad_norm) == (2e-5, 0.2, 0.5)
+    assert (stage.value.lr, stage.value.weight_decay, stage.value.max_grad_norm) == (1e-6, 0.2, 0.5)
     assert (stage.value.schedule.kind, stage.value.schedule.warmup_steps) == ("constant", 3)
     without = build_recipe(minimal(learner={"lr": 1e-6}) | {"learner": shared}).stage[0]
     assert without.value is None and without.value_learner == without.learner
