@@ -181,6 +181,17 @@ def raise_in_verifying(verifier: Any) -> None:
     ray.get(verifier.__ray_call__.remote(spoil), timeout=60)
 
 
+def skip_steps(rank: Any, fault: str) -> None:
+    """From now on none of the rank's optimizer steps is applied, until another model is loaded."""
+
+    def spoil(self: Any, fault: str) -> None:
+        from rlsys.models.engine import StepReport
+
+        self.engine.train_step = lambda *_, **__: StepReport({"optim/skipped": 1.0}, fault)
+
+    ray.get(rank.__ray_call__.remote(spoil, fault), timeout=60)
+
+
 def slow_down(actor: Any, method: str, seconds: float) -> None:
     """From now on each step of a worker's or rank's engine takes so much longer."""
 

@@ -32,6 +32,7 @@ from fault_lab import (
     pid_of,
     pids_of,
     raise_in_steps,
+    skip_steps,
     train,
 )
 from tiny_recipe import sampling_and_update
@@ -49,11 +50,13 @@ from launch.rlvr_setup import load_models, read_prompts
 from rlsys.algorithms.schedule import learning_rate
 from rlsys.checkpoint.run_folder import LOCK
 from rlsys.checkpoint.saved_rollouts import load_rollouts
-from rlsys.errors import ActorError, PlacementError, VerifierError
+from rlsys.errors import ActorError, PlacementError, TrainingError, VerifierError
+from rlsys.recipe.algorithm import SafetySettings
 from rlsys.recipe.rollout import SamplingSettings
 from rlsys.recipe.stages import CheckpointSettings, RlvrStage
 from rlsys.rollouts.experience_buffer import balance
 from rlsys.rollouts.prompt_stream import PromptStream, hash_integers
+from rlsys.telemetry.tracker import read_metrics
 from rlsys.types import Prompt
 from rlsys.weights.publisher import PublicationSettings
 
@@ -137,6 +140,46 @@ def test_sampling_never_overlaps_the_update_at_staleness_0(context: RunContext, 
     sampling, update, both = sampling_and_update(context.folder, "synchronous")
     assert sampling > 0.0 and update > 0.0
     assert both == 0.0
+
+
+def test_the_value_model_warms_up_alone(context: RunContext, monkeypatch):
+    """For one of two batches the policy keeps its bits; its learning rates begin after it."""
+
+    def export(version: int) -> None:
+        for kind, group in (("policy", context.crew.learner), ("value", context.crew.value)):
+            group.export_hf(str(context.folder / "warm-up" / f"{kind}-{version}" / "hf")).get()
+
+    Faults().around(monkeypatch, RunContext, "publish", before=lambda call: export(call - 1))
+    algorithm = context.recipe.stage[1].algorithm.model_copy(update={"value_warmup_batches": 1})
+    run = train(context, "warm-up", batches=2, algorithm=algorithm)
+    assert_whole(run)
+    assert_same_weights(run.folder / "policy-0", run.folder / "policy-1")
+    for before, after in (("policy-1", "policy-2"), ("value-0", "value-1"), ("value-1", "value-2")):
+        with pytest.raises(AssertionError):
+            assert_same_weights(run.folder / before, run.folder / after)
+    first, second = run.rows
+    assert "optim/lr" not in first and "loss/policy" not in first
+    assert second["optim/lr"] == pytest.approx(3e-3 * (1 + 0.75 + 0.5 + 0.25) / 4)
+    assert first["optim/value_lr"] == pytest.approx(3e-3 * (8 + 7 + 6 + 5) / 32)
+
+
+def test_a_policy_that_no_step_reaches_ends_the_run_after_its_line(context: RunContext, monkeypatch):
+    """Whatever the value model does; the four passes over a batch count once."""
+    (rank,) = context.crew.learner.ranks.handles
+
+    def after(call: int) -> None:
+        if call == 1:
+            skip_steps(rank, "loss_not_finite")
+
+    Faults().around(monkeypatch, RunContext, "publish", after=after)
+    safety = SafetySettings(max_skipped_in_a_row=2)
+    algorithm = context.recipe.stage[1].algorithm.model_copy(update={"safety": safety})
+    with pytest.raises(TrainingError, match="2 updates of the policy in a row were skipped, the last one for loss_not"):
+        train(context, "skipped", algorithm=algorithm)
+    rows = [row for row in read_metrics(context.folder / "metrics.jsonl") if row["stage"] == "skipped"]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert [row["skipped/loss_not_finite"] for row in rows] == [4, 8]
+    assert [(row["optim/skipped"], row["optim/value_skipped"]) for row in rows] == [(1, 0)] * 2
 
 
 def test_killed_ranks_change_no_bit_of_the_result(context: RunContext, undisturbed: SimpleNamespace, monkeypatch):

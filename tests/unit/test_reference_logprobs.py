@@ -3,15 +3,22 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from launch import supervised
 from rlsys.data.reference_logprobs import ReferenceLogprobs, model_digest
 from rlsys.data.token_store import write_pair_store
 from rlsys.data.tokenized import TokenizedPair, TokenizedRow
+from rlsys.recipe.cluster import ClusterSettings
+from rlsys.recipe.learner import LearnerSettings
 from rlsys.recipe.model import ModelSettings
+from rlsys.recipe.stages import DpoStage
+from rlsys.telemetry.trace import SpanRecorder
 
 LOGPROBS = np.array([[-1.5, -2.25], [-0.125, -8.0]], np.float32)
 
@@ -82,3 +89,29 @@ def test_a_model_from_scratch_is_told_by_what_draws_its_weights():
     digest = model_digest(scratch)
     assert model_digest(scratch.model_copy(update={"tokenizer": "there"})) == digest
     assert model_digest(scratch.model_copy(update={"init_seed": 4})) != digest
+
+
+def test_a_stage_that_finds_them_loads_no_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pairs, model = write_pairs(tmp_path / "pairs"), write_model(tmp_path / "model")
+    monkeypatch.setattr(supervised, "digest_model", SimpleNamespace(remote=model_digest))
+    monkeypatch.setattr(supervised, "get", lambda digest, **_: digest)
+    loaded: list[str] = []
+
+    def load(model: ModelSettings, learner: LearnerSettings) -> Any:
+        loaded.append(str(model.path))
+        return SimpleNamespace(get=lambda timeout_s: None)
+
+    reference = SimpleNamespace(load=load, pair_logprobs=lambda folder: SimpleNamespace(get=lambda: LOGPROBS))
+    context: Any = SimpleNamespace(
+        folder=tmp_path / "run", spans=SpanRecorder("driver"), policy_settings=lambda folder: model,
+        recipe=SimpleNamespace(cluster=ClusterSettings()),
+        crew=SimpleNamespace(reference=reference, use_gpus=False),
+    )  # fmt: skip
+    stage = DpoStage(kind="dpo", learner=LearnerSettings(), batch_size=2)
+    for _ in range(2):
+        found = supervised._reference_logprobs(context, stage, pairs, tmp_path / "model")
+        np.testing.assert_array_equal(found, LOGPROBS)
+    assert loaded == [model.path], "the second time nothing is loaded"
+    write_model(tmp_path / "model", weight=3.0)
+    supervised._reference_logprobs(context, stage, pairs, tmp_path / "model")
+    assert loaded == [model.path] * 2
