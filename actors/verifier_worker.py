@@ -16,6 +16,7 @@ import ray
 from rlsys.algorithms.shaping import overlong_penalty
 from rlsys.data.tokenizer import load_tokenizer
 from rlsys.recipe.verifiers import VerifierSettings
+from rlsys.rollouts.staleness import version_range
 from rlsys.types import Experience, GroupSummary, Prompt, Rollout, Verdict
 from rlsys.verifiers.judgement import VerifyMode
 from rlsys.verifiers.latency import stats_metrics
@@ -148,12 +149,13 @@ def summarize(group: Sequence[Experience]) -> GroupSummary:
     if not group:
         raise ValueError("a group of no samples has no summary: sample each prompt at least once")
     rollouts = [experience.rollout for experience in group]
+    oldest_version, newest_version = version_range(rollouts)
     return GroupSummary(
         ordinal=group[0].prompt.ordinal,
         lengths=tuple(len(rollout.response_ids) for rollout in rollouts),
         prompt_length=len(group[0].prompt.token_ids),
-        oldest_version=min(rollout.oldest_version for rollout in rollouts),
-        newest_version=max(int(rollout.versions.max()) for rollout in rollouts),
+        oldest_version=oldest_version,
+        newest_version=newest_version,
         finish_reasons=tuple(rollout.finish_reason for rollout in rollouts),
         rewards=tuple(math.nan if experience.masked else experience.reward for experience in group),
         verdicts=tuple(
@@ -165,9 +167,12 @@ def summarize(group: Sequence[Experience]) -> GroupSummary:
     )
 
 
-@ray.remote(concurrency_groups={"health": 1})  # pyright: ignore[reportCallIssue, reportArgumentType]
+# In order, a heartbeat and the rollouts that are there would wait for those that are still sampled.
+@ray.remote(  # pyright: ignore[reportCallIssue, reportArgumentType]
+    concurrency_groups={"health": 1}, allow_out_of_order_execution=True
+)
 class VerifierWorker:
-    """A `Verifying` as an actor. See there for arguments and errors."""
+    """A `Verifying` as an actor. See there for arguments and errors. One call at a time is verified."""
 
     def __init__(self, settings: VerifierSettings, tokenizer_path: str) -> None:
         self._verifying = Verifying(settings, tokenizer_path)

@@ -72,11 +72,6 @@ class Rollout:
     """`[T]` int32, the policy version that sampled each token."""
     finish_reason: FinishReason
 
-    @property
-    def oldest_version(self) -> PolicyVersion:
-        """The version of the oldest token; an empty response has none and raises ValueError."""
-        return int(self.versions.min())
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -114,8 +109,9 @@ class Experience:
 
     @property
     def masked(self) -> bool:
-        """Whether a verifier failed on it: it takes no part in loss, whitening, baselines or denominators."""
-        return any(verdict.masked for verdict in self.verdicts)
+        """Whether a verifier failed on it, or it has no token: it takes no part in loss, whitening, baselines or
+        denominators."""
+        return not len(self.rollout.response_ids) or any(verdict.masked for verdict in self.verdicts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,5 +139,6 @@ class GroupSummary:
 
     @property
     def num_masked(self) -> int:
-        """Samples that a failed verifier masks."""
-        return sum(any(verdict.masked for verdict in sample) for sample in self.verdicts)
+        """Samples that are masked, once they are verified."""
+        samples = zip(self.lengths, self.verdicts, strict=False)
+        return sum(not length or any(verdict.masked for verdict in sample) for length, sample in samples)

@@ -21,7 +21,7 @@ class PairLogprobs:
     """`[N]` float32, under the policy, differentiable; so is `rejected`."""
     rejected: torch.Tensor
     chosen_tokens: torch.Tensor
-    """`[N]`, the sum of the loss mask: |y|."""
+    """`[N]`, the sum of the loss mask: |y|. A response of no tokens has a sum of 0, and is divided by 1."""
     rejected_tokens: torch.Tensor
     reference_chosen: torch.Tensor | None = None
     """`[N]` float32, under the reference model; not needed by SimPO."""
@@ -46,8 +46,8 @@ def dpo(pairs: PairLogprobs, settings: PreferenceLossSettings) -> PairTerms:
 def dpo_norm(pairs: PairLogprobs, settings: PreferenceLossSettings) -> PairTerms:
     """Length-normalised DPO (Tülu 3, arXiv 2411.15124, eq. 6): DPO with h / |y|."""
     chosen, rejected = pairs.log_ratios()
-    chosen = settings.beta * chosen / pairs.chosen_tokens
-    rejected = settings.beta * rejected / pairs.rejected_tokens
+    chosen = settings.beta * chosen / pairs.chosen_tokens.clamp(min=1)
+    rejected = settings.beta * rejected / pairs.rejected_tokens.clamp(min=1)
     return _smoothed(chosen - rejected, settings), chosen, rejected
 
 
@@ -57,15 +57,15 @@ def ipo(pairs: PairLogprobs, settings: PreferenceLossSettings) -> PairTerms:
     The paper does not say whether h is a sum or a mean over tokens; its authors mean the mean, as does TRL.
     """
     chosen, rejected = pairs.log_ratios()
-    chosen, rejected = chosen / pairs.chosen_tokens, rejected / pairs.rejected_tokens
+    chosen, rejected = chosen / pairs.chosen_tokens.clamp(min=1), rejected / pairs.rejected_tokens.clamp(min=1)
     loss = (chosen - rejected - 1 / (2 * settings.beta)) ** 2
     return loss, settings.beta * chosen, settings.beta * rejected
 
 
 def simpo(pairs: PairLogprobs, settings: PreferenceLossSettings) -> PairTerms:
     """SimPO (arXiv 2405.14734, eq. 6): -log sigma(beta log p_chosen / |y| - beta log p_rejected / |y| - gamma)."""
-    chosen = settings.beta * pairs.chosen / pairs.chosen_tokens
-    rejected = settings.beta * pairs.rejected / pairs.rejected_tokens
+    chosen = settings.beta * pairs.chosen / pairs.chosen_tokens.clamp(min=1)
+    rejected = settings.beta * pairs.rejected / pairs.rejected_tokens.clamp(min=1)
     return _smoothed(chosen - rejected - settings.simpo_margin, settings), chosen, rejected
 
 

@@ -4,9 +4,11 @@ A batch of index b is trained at version b (the learner has consumed b batches),
 no token sampled under a version below b - k.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
-from rlsys.types import PolicyVersion
+from rlsys.types import PolicyVersion, Rollout
 
 
 def free_places(
@@ -43,6 +45,12 @@ def oldest_trainable(batch_index: int, max_staleness: int) -> PolicyVersion:
     (3, 0)
     """
     return max(0, batch_index - max_staleness)
+
+
+def version_range(rollouts: Iterable[Rollout]) -> tuple[PolicyVersion, PolicyVersion]:
+    """The versions of a group's oldest and newest token; (0, 0) where it has none, and all of it is masked."""
+    versions = np.concatenate([np.zeros(0, np.int32), *(rollout.versions for rollout in rollouts)])
+    return (int(versions.min()), int(versions.max())) if len(versions) else (0, 0)
 
 
 def fresh_tokens(versions: np.ndarray, min_version: PolicyVersion) -> np.ndarray:
