@@ -176,40 +176,35 @@ class Crew:
         return dead
 
     def fallen(self, kinds: Collection[str] = tuple(RANKED)) -> list[str]:
-        """Groups with a rank that is dead; where none is, those with one that does not answer before the deadline."""
-        asked = {ref: kind for kind in self._ranked_kinds() if kind in kinds for ref in self._ping(kind)}
-        waiting = list(asked)
+        """Groups with a rank that is dead; where none is, those with one that is held in something.
+
+        That is one that answers no ping, which it does beside its work; or one that is still in a call that failed on
+        another rank or passed its deadline. Both have `cluster.hang_timeout_s` to answer.
+        """
+        groups = {kind: self._wait(kind).ranks for kind in self._ranked_kinds() if kind in kinds}
+        pings = {ref: kind for kind in groups for ref in self._ping(kind)}
+        calls = {ref: kind for kind, ranks in groups.items() for ref in ranks.unanswered}
+        waiting = [*pings, *calls]
         deadline = time.monotonic() + self._recipe.cluster.hang_timeout_s
         dead: set[str] = set()
-        while waiting and time.monotonic() < deadline:
-            answered, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=1.0)
-            dead |= {asked[ref] for ref in answered if has_failed(ref)}
-            if dead:
-                break
-        return sorted(dead or {asked[ref] for ref in waiting})
+        while waiting and not dead and time.monotonic() < deadline:
+            answered, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=1.0, fetch_local=False)
+            dead = {pings[ref] for ref in answered if ref in pings and has_failed(ref)}
+        return sorted(dead or {(pings | calls)[ref] for ref in waiting})
 
     def restart(self, kind: str) -> bool:
         """Starts a group of ranks again, with nothing loaded; False when `cluster.max_restarts` are spent.
 
-        A rank that dies while its group starts costs one restart more.
-
         Raises:
-            ActorError: it does not start, `MAX_FAILED_STARTS` times in a row.
+            ActorError: it does not start (`_start_ranks`).
         """
         self._wait(kind).shutdown()
         self._pings.pop(kind, None)
-        for attempt in range(1, MAX_FAILED_STARTS + 1):
-            if not self.restarts.spend(kind):
-                return False
-            self._started[kind] = self._pool.submit(self._start_ranks, kind)
-            try:
-                self._wait(kind)
-                return True
-            except ActorError as error:
-                if attempt == MAX_FAILED_STARTS or not self._started[kind].done():
-                    raise
-                print(f"{kind} is started once more: {error}", flush=True)
-        raise AssertionError("the last start returns or raises")
+        if not self.restarts.spend(kind):
+            return False
+        self._started[kind] = self._pool.submit(self._start_ranks, kind)
+        self._wait(kind)
+        return True
 
     def _ranked_kinds(self) -> list[str]:
         """Of the groups that are up."""
@@ -246,7 +241,7 @@ class Crew:
                 f"the {kind} actors did not start", value=f"{timeout_s:g} s", fix="raise cluster.start_timeout_s"
             ) from None
 
-    def _placement(self, kind: str) -> Placement:
+    def _placement(self, kind: str, *, start_timeout_s: float) -> Placement:
         cluster, plan = self._recipe.cluster, self._plan
         indices = tuple(plan.bundle_index(kind, rank) for rank in range(cluster.ranks[kind]))
         bundle = plan.training[indices[0]]
@@ -257,12 +252,29 @@ class Crew:
             gpus=plan.gpus_per_actor(kind),
             placement_group=self._training,
             bundle_indices=indices,
-            start_timeout_s=cluster.start_timeout_s,
+            start_timeout_s=start_timeout_s,
             operation_timeout_s=cluster.operation_timeout_s,
         )
 
     def _start_ranks(self, kind: str) -> RankedModel:
-        return RANKED[kind].start(self._placement(kind), use_gpu=self._plan.use_gpus)
+        """Starts a group of ranks, within `cluster.start_timeout_s` in all.
+
+        A rank that dies meanwhile, or that finds its port taken, costs one restart more.
+
+        Raises:
+            ActorError: it does not start, `MAX_FAILED_STARTS` times in a row.
+        """
+        deadline = time.monotonic() + self._recipe.cluster.start_timeout_s
+        for attempt in range(1, MAX_FAILED_STARTS + 1):
+            placement = self._placement(kind, start_timeout_s=deadline - time.monotonic())
+            try:
+                return RANKED[kind].start(placement, use_gpu=self._plan.use_gpus)
+            except ActorError as error:
+                late = time.monotonic() > deadline
+                if late or attempt == MAX_FAILED_STARTS or not self.restarts.spend(kind):
+                    raise
+                print(f"{kind} is started once more: {error}", flush=True)
+        raise AssertionError("the last start returns or raises")
 
     def _start_workers(self, size: int | None = None) -> Roster:
         return self._roster(

@@ -54,6 +54,10 @@ class Pending(Generic[T]):
         """One a rank, for a caller that waits for other things too."""
         return list(self._refs)
 
+    def asked(self, group: "ModelGroup") -> bool:
+        """Whether these ranks answer, and not those of a group before or after them."""
+        return self._group is group.ranks
+
     @property
     def ready(self) -> bool:
         """Whether `get` would not wait: every rank has answered, or one has failed, or the deadline has passed."""
@@ -75,12 +79,17 @@ class Pending(Generic[T]):
             left = limit - (time.monotonic() - self._since)
             ready, _ = ray.wait(list(waiting), num_returns=1, timeout=max(left, 0.0))
             if not ready:
+                self._group.unanswered += waiting
                 raise ActorError(
                     f"{self._who(min(waiting.values()))} did not answer within {limit:g} s",
                     fix="see its log; raise cluster.operation_timeout_s if the work really takes longer",
                 )
             rank = waiting.pop(ready[0])
-            answers[rank] = self._take(ready[0], rank)
+            try:
+                answers[rank] = self._take(ready[0], rank)
+            except RlsysError:  # the others may wait for this rank in a collective
+                self._group.unanswered += waiting
+                raise
         return self._finish([answers[rank] for rank in range(len(self._refs))])
 
     def map(self, function: Callable[[T], U]) -> "Pending[U]":
@@ -119,6 +128,9 @@ class RankGroup:
     def __init__(self, placement: Placement, handles: Sequence[Any]) -> None:
         self.placement = placement
         self.handles = list(handles)
+        self.unanswered: list[Any] = []
+        """References of calls that failed on another rank or passed their deadline: a rank that does not answer them
+        even later is held in one."""
 
     @classmethod
     def start(cls, actor_class: Any, placement: Placement, *, use_gpu: bool = False) -> "RankGroup":
@@ -191,6 +203,22 @@ class RankGroup:
             for rank in range(n)
         ]
         return self.submit_each(method, [own | arguments for own in dealt])
+
+    def submit_kept(self, method: str, shards: Sequence[Any], **arguments: Any) -> Pending[list[Any]]:
+        """Deals shards to the ranks, for a method that returns None and then one object a shard.
+
+        These belong to the caller and outlive the ranks; what a rank puts into the object store itself does not.
+
+        Returns:
+            A reference a shard.
+        """
+        refs, kept = [], []
+        for rank, handle in enumerate(self.handles):
+            own = list(shards)[rank :: self.num_ranks]
+            done, *results = getattr(handle, method).options(num_returns=1 + len(own)).remote(shards=own, **arguments)
+            refs.append(done)
+            kept.append(results)
+        return Pending(self, method, refs, lambda _: in_shard_order(kept))
 
     def shutdown(self) -> None:
         """Ends the actors at once; harmless when they are gone already."""

@@ -83,10 +83,6 @@ class RayLearner:
     def close_group(self) -> RayPending[None]:
         return RayPending("the learner", [self._handles[0].close_weight_group.remote()])
 
-    def ping(self) -> RayPending[None]:
-        """Answered when every rank is free."""
-        return self._on_all("ping")
-
     def _on_all(self, method: str, **arguments: Any) -> RayPending[Any]:
         return RayPending("the learner", [getattr(handle, method).remote(**arguments) for handle in self._handles])
 

@@ -1,7 +1,7 @@
 """Prompt groups on their way from admission to a verdict: one generate call, then one verify call, for every chunk.
 
     start(ordinals) --> RolloutWorker.generate --rollouts--> VerifierWorker.verify --summaries--> poll()
-                          | died, failed, late     |   ^       | died                '--experiences (by reference only)
+                          | died, failed, late     |   ^       | died, failed        '--experiences (by reference only)
                           v                        |   |       '--> verified again by another, from the same rollouts
                         LostGroups                 v   | scores
                                            RewardModel.score         where the stage has a reward model
@@ -23,7 +23,8 @@ from actors.begun_groups import BegunGroup, UnderWay
 from actors.pump_records import Chunk, LossReason, LostGroups, PumpSettings, RewardScoring, VerifiedGroup
 from actors.roster import Member, Roster
 from actors.shards import GroupReference
-from rlsys.errors import ActorError, RlsysError
+from rlsys.errors import ActorError, DataError, RlsysError
+from rlsys.rollouts.sampling_engine import PromptRefused
 from rlsys.types import Prompt
 
 MAX_VERIFICATIONS = 3
@@ -113,6 +114,8 @@ class RolloutPump:
 
         Raises:
             ActorError: no worker is left, and none can be started; or not the one in whose place a call must run.
+            DataError: a prompt or its ground truth cannot be used.
+            RlsysError: verifying a chunk failed on `MAX_VERIFICATIONS` workers.
         """
         self._supervise()
         waiting = [*self._chunks, *until, *self._workers.starting, *self._verifiers.starting]
@@ -283,8 +286,8 @@ class RolloutPump:
             self._workers.lost(chunk.worker, "died")
             return [LostGroups(chunk.ordinals, "rollout_worker_died", error)]
         if isinstance(error, ray.exceptions.RayTaskError):
-            if isinstance(error.cause, ValueError):  # a prompt's own fault
-                raise _user_error(error) from error
+            if isinstance(error.cause, PromptRefused):
+                raise error.cause from error
             chunk.unload()
             self._workers.lost(chunk.worker, f"failed ({error.cause!r})")
             return [LostGroups(chunk.ordinals, "rollout_worker_failed", error)]
@@ -311,17 +314,21 @@ class RolloutPump:
         sampling = _error_of(chunk.generated)
         if isinstance(sampling, ray.exceptions.RayActorError | ray.exceptions.RayTaskError):
             return self._not_sampled(chunk, sampling)
-        if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(error.cause, ray.exceptions.RayError):
-            raise _user_error(error) from error
         died = isinstance(error, ray.exceptions.RayActorError)
+        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+        if not died and isinstance(cause, ray.exceptions.RayError):
+            return self._give_up(chunk, "rollouts_lost", error)
+        if isinstance(cause, DataError):  # it would be one on every worker
+            raise cause from error
+        assert chunk.verifier is not None
+        self._verifiers.lost(chunk.verifier, "died" if died else f"failed ({cause!r})")
+        if chunk.num_verifications < MAX_VERIFICATIONS:
+            self._unverified.append(chunk)
+            self._place()
+            return []
         if died:
-            assert chunk.verifier is not None
-            self._verifiers.lost(chunk.verifier, "died")
-            if chunk.num_verifications < MAX_VERIFICATIONS:
-                self._unverified.append(chunk)
-                self._place()
-                return []
-        return self._give_up(chunk, "verifier_died" if died else "rollouts_lost", error)
+            return self._give_up(chunk, "verifier_died", error)
+        raise _told(cause) from error
 
     def _take_late(self) -> list[VerifiedGroup | LostGroups]:
         now = time.monotonic()
@@ -345,6 +352,8 @@ class RolloutPump:
         if seconds <= self._scoring.timeout_s:
             return []
         del self._chunks[chunk.awaited]
+        assert chunk.scorer is not None
+        chunk.scorer.ranks.unanswered.append(chunk.scored)
         return self._wait_for_another_scorer(chunk, TimeoutError(f"no answer within {self._scoring.timeout_s:g} s"))
 
     def _abort(self, chunk: Chunk) -> None:
@@ -366,7 +375,8 @@ def _error_of(ref: Any) -> Exception | None:
     return None
 
 
-def _user_error(error: ray.exceptions.RayTaskError) -> Exception:
-    if isinstance(error.cause, RlsysError):
-        return error.cause
-    return ActorError(f"sampling or verifying failed: {error.cause!r}", fix="see the worker's log in the run folder")
+def _told(cause: Exception) -> RlsysError:
+    """What verifying failed with, in an error of ours."""
+    if isinstance(cause, RlsysError):
+        return cause
+    return ActorError(f"verifying failed: {cause!r}", fix="see the worker's log in the run folder")

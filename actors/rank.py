@@ -20,8 +20,13 @@ if TYPE_CHECKING:
     from rlsys.models.process_group import ProcessGroup
 
 
+def remote_rank(rank: type["Rank"]) -> Any:
+    """A rank as an actor: `ping` is answered beside the call under way; all other calls run in order, in one thread."""
+    return ray.remote(concurrency_groups={"health": 1})(rank)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
 class Rank:
-    """Base of the model actors. All methods but `rendezvous` and `ping` are collective over the group's ranks."""
+    """Base of the model actors. All methods but `rendezvous`, `ping` and `rest` are collective over a group's ranks."""
 
     kind: Literal["policy", "scalar"] = "policy"
     trainable = True
@@ -31,9 +36,13 @@ class Rank:
         self._engine: TrainEngine | None = None
         self._model: ModelSettings | None = None
 
+    @ray.method(concurrency_group="health")
     def ping(self) -> int:
-        """The process id: an answer at all says that the actor is idle and alive."""
+        """The process id: an answer at all says that the process lives, busy or not."""
         return os.getpid()
+
+    def rest(self) -> None:
+        """Returns when the calls before it have ended."""
 
     def rendezvous(self) -> tuple[str, int]:
         """This node's address and a port that is free on it now."""

@@ -3,26 +3,24 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import ray
-
-from actors.groups import ModelGroup, Pending, in_shard_order, of_rank_0
-from actors.rank import Rank, fetch, publish
+from actors.groups import ModelGroup, Pending, of_rank_0
+from actors.rank import Rank, fetch, remote_rank
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-@ray.remote
+@remote_rank
 class ReferenceModelRank(Rank):
     """One rank of the reference model."""
 
     trainable = False
 
-    def logprobs(self, *, shards: Sequence[Any], temperature: float) -> list[Any]:
-        """References to the response tokens' log-probabilities of each shard."""
+    def logprobs(self, *, shards: Sequence[Any], temperature: float) -> tuple[Any, ...]:
+        """None, then the response tokens' log-probabilities of each shard (`RankGroup.submit_kept`)."""
         from rlsys.models.policy import shard_logprobs
 
-        return publish(shard_logprobs(self.engine, fetch(shards, 0), temperature=temperature))
+        return None, *shard_logprobs(self.engine, fetch(shards, 0), temperature=temperature)
 
     def pair_logprobs(self, *, folder: str) -> "np.ndarray":
         """`[P, 2]` float32: summed log-probability of each chosen and rejected response of a pair store."""
@@ -38,8 +36,8 @@ class ReferenceModel(ModelGroup):
     actor_class = ReferenceModelRank
 
     def logprobs(self, shards: Sequence[Any], *, temperature: float = 1.0) -> Pending[list[Any]]:
-        """One reference a shard."""
-        return self.ranks.submit_sharded("logprobs", {"shards": shards}, temperature=temperature).map(in_shard_order)
+        """One reference a shard, to what is still there when a rank has died: it is started again alone."""
+        return self.ranks.submit_kept("logprobs", shards, temperature=temperature)
 
     def pair_logprobs(self, folder: str) -> "Pending[np.ndarray]":
         """`[P, 2]` float32, chosen and rejected; `rlsys.data.reference_logprobs` keeps them on disk."""

@@ -5,14 +5,12 @@ rollouts (by reference) --score--> scores (by reference) --> VerifierWorker.veri
 
 from typing import Any
 
-import ray
-
 from actors.groups import ModelGroup
-from actors.rank import Rank
+from actors.rank import Rank, remote_rank
 from rlsys.types import Prompt, Rollout
 
 
-@ray.remote
+@remote_rank
 class RewardModelRank(Rank):
     """One rank of the reward model."""
 

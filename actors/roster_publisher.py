@@ -1,8 +1,8 @@
 """Publication to whoever is there: the members of a roster that are built, new ones included, dead ones replaced."""
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
 
+from actors.groups import RankGroup
 from actors.publication import RayEngine, RayLearner
 from actors.roster import Member, Roster
 from rlsys.errors import RlsysError
@@ -19,7 +19,7 @@ class RosterPublisher:
     """A `WeightPublisher` whose engines come and go.
 
     Args:
-        learner_handles: by rank.
+        learner: the policy's ranks.
         workers: rollout workers.
         settings: of every publication.
         tensor_parallel_size: of the workers' engines.
@@ -27,13 +27,14 @@ class RosterPublisher:
 
     def __init__(
         self,
-        learner_handles: Sequence[Any],
+        learner: RankGroup,
         workers: Roster,
         *,
         settings: PublicationSettings,
         tensor_parallel_size: int = 1,
     ) -> None:
-        self._learner, self._settings = RayLearner(learner_handles, settings), settings
+        self._ranks, self._settings = learner, settings
+        self._learner = RayLearner(learner.handles, settings)
         self._publisher: WeightPublisher | None = None
         self._workers, self._num_ranks = workers, tensor_parallel_size
         self._members: list[Member] = []
@@ -61,11 +62,11 @@ class RosterPublisher:
             try:
                 report = self._publisher_to(members).publish(version, canary_ids=canary_ids, meanwhile=meanwhile)
             except PublicationError as error:
-                if not error.engines or attempt == MAX_PUBLICATIONS:
+                last = not error.engines or attempt == MAX_PUBLICATIONS
+                gone = [] if last else self._workers.accuse(error.engines, timeout_s=ANSWER_S)
+                held = not gone and error.with_learner and not self._learner_rests()
+                if last or held:  # all engines live: they have waited for the learner
                     raise
-                gone = self._workers.accuse(error.engines, timeout_s=ANSWER_S)
-                if not gone and error.with_learner and not self._learner_answers():
-                    raise  # all engines live: they have waited for the learner
                 print(f"publication of version {version} is tried again: {error.problem}", flush=True)
                 if not gone:  # else the others failed because of it
                     self._replace(failed & set(error.engines))
@@ -85,10 +86,11 @@ class RosterPublisher:
             self._members = members
         return self._publisher
 
-    def _learner_answers(self) -> bool:
+    def _learner_rests(self) -> bool:
+        """Whether no rank is held in the publication that failed; whoever asks which groups have fallen hears of it."""
         try:
-            self._learner.ping().result(timeout=ANSWER_S)
-        except (TimeoutError, RlsysError):
+            self._ranks.submit("rest").get(ANSWER_S)
+        except RlsysError:
             return False
         return True
 

@@ -237,7 +237,7 @@ class RunContext:
                 canary_tolerance=self.recipe.canary_tolerance(use_gpus=self.crew.use_gpus),
             )
             self._publisher = RosterPublisher(
-                self.crew.learner.ranks.handles,
+                self.crew.learner.ranks,
                 self.crew.workers,
                 settings=settings,
                 tensor_parallel_size=rollout.tensor_parallel_size,

@@ -40,7 +40,7 @@ def died() -> exceptions.RayActorError:
 
 def failed(cause: Exception) -> exceptions.RayTaskError:
     """What a call raises in which an actor raised `cause`."""
-    return exceptions.RayTaskError("method", f"Traceback\n{cause!r}", cause)
+    return exceptions.RayTaskError("method", f"Traceback\n{cause!r}", cause).as_instanceof_cause()
 
 
 class Handle:
