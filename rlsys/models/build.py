@@ -48,7 +48,7 @@ def build_engine(
     load = load_causal_lm if kind == "policy" else load_scalar_model
     hf_model: PreTrainedModel = load(model, dtype)
     del while_loading
-    attend_by_document(hf_model)
+    attend_by_document(hf_model, group.device)
     add_kernels(hf_model, learner.liger, group.device)
     if trainable and learner.lora is not None:
         add_adapters(hf_model, learner.lora, model.init_seed)

@@ -18,9 +18,9 @@ BY_DOCUMENT = "sdpa_by_document"
 """The name under which transformers finds `document_attention`."""
 
 
-def attend_by_document(model: PreTrainedModel) -> None:
-    """Has a model on CPU that uses SDPA attend document by document; others stay as they are."""
-    if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
+def attend_by_document(model: PreTrainedModel, device: torch.device) -> None:
+    """Has a model that uses SDPA, and will run on CPU, attend document by document; others stay as they are."""
+    if device.type == "cpu" and model.config._attn_implementation == "sdpa":
         AttentionInterface.register(BY_DOCUMENT, document_attention)
         AttentionMaskInterface.register(BY_DOCUMENT, sdpa_mask)
         model.set_attn_implementation(BY_DOCUMENT)

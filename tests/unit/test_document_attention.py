@@ -14,6 +14,9 @@ SHAPE = {
 POSITIONS = torch.tensor([[*range(5), *range(3), 0, *range(3)], [*range(7), *range(5)]])
 
 
+CPU = torch.device("cpu")
+
+
 def results(model: torch.nn.Module) -> list[torch.Tensor]:
     """Logits and gradients."""
     ids = torch.arange(24).reshape(2, 12) % 50
@@ -32,7 +35,7 @@ def test_logits_and_gradients_are_those_under_the_mask(model: torch.nn.Module, m
     model = model.double()
     model.set_attn_implementation("sdpa")
     expected = results(model)
-    attend_by_document(model)
+    attend_by_document(model, CPU)
     assert model.config._attn_implementation == BY_DOCUMENT
     calls = []
     own = document_attention.sdpa_attention_forward
@@ -52,7 +55,7 @@ def test_logits_and_gradients_are_those_under_the_mask(model: torch.nn.Module, m
 
 def test_rows_of_one_document_are_one_call(monkeypatch):
     model = LlamaForCausalLM(LlamaConfig(**SHAPE))
-    attend_by_document(model)
+    attend_by_document(model, CPU)
     shapes = []
     own = document_attention.sdpa_attention_forward
 
@@ -63,3 +66,9 @@ def test_rows_of_one_document_are_one_call(monkeypatch):
     monkeypatch.setattr(document_attention, "sdpa_attention_forward", spy)
     model(input_ids=torch.zeros(3, 6, dtype=torch.long), position_ids=torch.arange(6).expand(3, 6), use_cache=False)
     assert shapes == [((3, 4, 6, 8), None)] * 2
+
+
+def test_a_model_that_is_still_on_cpu_and_bound_for_a_gpu_keeps_its_attention():
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE))
+    attend_by_document(model, torch.device("cuda", 0))
+    assert model.device.type == "cpu" and model.config._attn_implementation == "sdpa"
