@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -69,18 +70,28 @@ def load_scalar_model(settings: ModelSettings, dtype: torch.dtype = torch.float3
 
 
 class ScalarModel(nn.Module):
-    """A backbone and head whose forward pass gives one float32 number for every position, `[R, L]`."""
+    """A backbone and head whose forward pass gives one float32 number for every position, `[R, L]`.
+
+    The head computes in float32 whatever its weight's type: bfloat16 has steps of 1/16 at a score of 10. It does so as
+    `forward` of the model's own head, so that ZeRO-3's hooks gather the weight as they do for any module.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        model.score.forward = MethodType(_head_in_float32, model.score)  # pyright: ignore
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """`input_ids` and `position_ids` `[R, L]`, positions restarting at each document, whence the mask if absent."""
         outputs = self.model.base_model(
             input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=False
         )
-        return self.model.score(outputs.last_hidden_state)[..., 0].float()  # pyright: ignore[reportCallIssue]
+        return self.model.score(outputs.last_hidden_state)[..., 0]  # pyright: ignore[reportCallIssue]
+
+
+def _head_in_float32(head: nn.Linear, hidden: Tensor) -> Tensor:
+    bias = None if head.bias is None else head.bias.float()
+    return nn.functional.linear(hidden.float(), head.weight.float(), bias)
 
 
 def _load_arguments(settings: ModelSettings, dtype: torch.dtype) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from rlsys.data.tokenizer import tokenizer_of
 from rlsys.errors import RecipeError
 from rlsys.models.deepspeed_settings import deepspeed_settings
-from rlsys.models.loading import load_causal_lm, load_scalar_model
+from rlsys.models.loading import ScalarModel, load_causal_lm, load_scalar_model
 from rlsys.recipe.learner import LearnerSettings
 from rlsys.recipe.model import ModelSettings
 
@@ -49,6 +49,24 @@ def test_the_scalar_head_of_a_policy_folder_is_drawn_and_the_rest_kept(tmp_path)
     assert all(torch.equal(model.model.state_dict()[name], backbone[name]) for name in backbone)
     other = load_scalar_model(ModelSettings(path=str(tmp_path), init_seed=4))
     assert not torch.equal(model.score.weight, other.score.weight)
+
+
+def test_values_and_scores_have_the_precision_of_float32_in_a_bfloat16_model():
+    """A score of 10 would be a multiple of 1/16: a third of the value clip. Gradients reach the head and the model."""
+    model = load_scalar_model(scratch(), torch.bfloat16)
+    with torch.no_grad():
+        model.score.weight.mul_(10.0)
+    module = ScalarModel(model)
+    ids, positions = torch.arange(24).reshape(2, 12), torch.arange(12).expand(2, 12)
+    scores = module(ids, positions)
+    with torch.no_grad():
+        hidden = model.base_model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
+    exact = (hidden.double() @ model.score.weight.double().T)[..., 0]
+    assert hidden.dtype == model.score.weight.dtype == torch.bfloat16 and scores.dtype == torch.float32
+    assert exact.abs().max() > 10 and (exact.bfloat16() - exact).abs().max() > 0.02
+    assert (scores - exact).abs().max() < 1e-5
+    scores.square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
 
 
 def test_what_cannot_be_loaded_safely_is_refused(tmp_path):
