@@ -1,11 +1,12 @@
 """The learner: the policy on n ranks. `LearnerRank` is one rank, `Learner` the driver's end of the group.
 
     supervised, preferences      rows and pairs from a token store that every rank can read
-    RLVR                         shards of experience: rank r of n takes shards r, r + n, …
+    RLVR                         shards of experience
 
-    logprobs(shards) ----------> proximal --+
-    advantages(shards, proximal, reference, values) --> advantages, returns    whitened over all ranks
-    train_policy(shards, advantages, proximal, reference) --> reports          epochs x minibatches optimizer steps
+    logprobs(shards) ----------> proximal --+                                  rank r of n takes shards r, r + n, …
+    advantages(shards, proximal, reference, values) --> advantages, returns    the same; whitened over all ranks
+    train_policy(shards, advantages, proximal, reference) --> reports          epochs x minibatches optimizer steps;
+                                                                               ranks read all and share each step
 
 What is computed for the response tokens of a shard is one flat float32 array in the object store; the driver passes
 references on.
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from actors.groups import ModelGroup, Pending, in_shard_order, of_rank_0
-from actors.rank import Rank, fetch, publish, remote_rank
+from actors.rank import Rank, fetch, publish
 from rlsys.recipe.algorithm import AlgorithmSettings, PreferenceLossSettings, SupervisedLossSettings
 from rlsys.recipe.rollout import WeightTransfer
 
@@ -33,7 +34,7 @@ Refs = Sequence[Any]
 """One ObjectRef (or value) a shard."""
 
 
-@remote_rank
+@ray.remote
 class LearnerRank(Rank):
     """One rank of the policy."""
 
@@ -197,8 +198,7 @@ class Learner(ModelGroup):
     ) -> "Pending[list[StepReport]]":
         """`step_settings`: `lrs`, `seed`, `max_response_length`, `temperature`, `oldest_version` of `train_policy`."""
         columns = {"shards": shards, "advantages": advantages, "proximal": proximal, "reference": reference}
-        pending = self.ranks.submit_sharded("train_policy", columns, settings=settings, **step_settings)
-        return pending.map(of_rank_0)
+        return self.ranks.submit("train_policy", settings=settings, **columns, **step_settings).map(of_rank_0)
 
 
 def _gather_advantages(answers: Sequence[tuple[list[Any], list[Any], dict[str, float]]]) -> Any:

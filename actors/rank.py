@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import ray
 
-from actors.shards import ShardReference
+from actors.shards import ShardReference, fetch_groups
 from rlsys.recipe.learner import LearnerSettings
 from rlsys.recipe.model import ModelSettings
 
@@ -131,16 +131,22 @@ class Rank:
 
 
 def fetch(entries: Sequence[Any] | None, num: int) -> list[Any]:
-    """The values behind ObjectRefs and shard references (or the values), `num` times None for no entries."""
+    """The values behind ObjectRefs and shard references (or the values), `num` times None for no entries.
+
+    All are asked for at once: they travel at the same time, and what several shards have groups of is read once.
+    """
     if entries is None:
         return [None] * num
-    return [_value(entry) for entry in entries]
+    objects = iter(ray.get([entry for entry in entries if isinstance(entry, ray.ObjectRef)]))
+    shards = [entry for entry in entries if isinstance(entry, ShardReference)]
+    groups = iter(fetch_groups([group for shard in shards for group in shard.groups]))
 
+    def value(entry: Any) -> Any:
+        if isinstance(entry, ShardReference):
+            return [next(groups) for _ in entry.groups]
+        return next(objects) if isinstance(entry, ray.ObjectRef) else entry
 
-def _value(entry: Any) -> Any:
-    if isinstance(entry, ShardReference):
-        return entry.fetch()
-    return ray.get(entry) if isinstance(entry, ray.ObjectRef) else entry
+    return [value(entry) for entry in entries]
 
 
 def publish(results: Sequence[Any]) -> list[ray.ObjectRef]:

@@ -21,17 +21,13 @@ class GroupReference:
 
 @dataclass(frozen=True, slots=True)
 class ShardReference:
-    """The groups that one rank takes of a batch."""
+    """The groups that one rank scores of a batch."""
 
     groups: tuple[GroupReference, ...]
 
-    def fetch(self) -> list[list[Experience]]:
-        """The groups, read from the object store; arrays stay there and are mapped."""
-        return fetch_groups(self.groups)
-
 
 def fetch_groups(groups: Sequence[GroupReference]) -> list[list[Experience]]:
-    """The experiences of each group; a chunk that several groups share is read once."""
+    """The experiences of each group; a chunk that several share is read once. Arrays stay there and are mapped."""
     chunks = list({group.chunk: None for group in groups})
     values = dict(zip(chunks, ray.get(chunks), strict=True))
     return [_with_rewards(values[group.chunk][group.index], group.rewards) for group in groups]

@@ -7,8 +7,10 @@ values(shards) --> advantages (learner) --> returns --> train_value(shards, retu
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import ray
+
 from actors.groups import ModelGroup, Pending, in_shard_order, of_rank_0
-from actors.rank import Rank, fetch, publish, remote_rank
+from actors.rank import Rank, fetch, publish
 from rlsys.recipe.algorithm import AlgorithmSettings, RewardLossSettings
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ Refs = Sequence[Any]
 """One ObjectRef (or value) a shard."""
 
 
-@remote_rank
+@ray.remote
 class ValueModelRank(Rank):
     """One rank of a scalar model."""
 
@@ -82,5 +84,4 @@ class ValueModel(ModelGroup):
     ) -> "Pending[list[StepReport]]":
         """`step_settings`: `lrs`, `seed`, `oldest_version` of `rlsys.models.value.train_value`."""
         columns = {"shards": shards, "returns": returns, "old_values": old_values}
-        pending = self.ranks.submit_sharded("train_value", columns, settings=settings, **step_settings)
-        return pending.map(of_rank_0)
+        return self.ranks.submit("train_value", settings=settings, **columns, **step_settings).map(of_rank_0)

@@ -21,6 +21,8 @@ from launch.rlvr_recovery import replace_frozen
 from launch.supervised import skipped_metrics
 from rlsys.algorithms.schedule import learning_rate
 from rlsys.errors import ActorError
+from rlsys.recipe.algorithm import AlgorithmSettings
+from rlsys.recipe.cluster import ClusterSettings
 from rlsys.recipe.learner import LearnerSettings
 from rlsys.recipe.stages import RlvrStage
 from rlsys.rollouts.experience_buffer import BufferedGroup, balance
@@ -65,8 +67,7 @@ class Update:
             except ActorError as error:
                 if name != "reference":
                     raise
-                if pending.asked(self._run.context.crew.reference):  # else another has taken its place already
-                    replace_frozen(self._run, error)
+                replace_frozen(self._run, error)
                 self._submit_reference()
             else:
                 self._note_time(name)
@@ -80,9 +81,8 @@ class Update:
             self._finish()
 
     def _make_shards(self, groups: Sequence[BufferedGroup[GroupReference]]) -> list[ShardReference]:
-        """As many shards as every group's ranks divide; whole prompt groups, balanced by tokens."""
-        cluster = self._run.context.recipe.cluster
-        num_shards = math.lcm(cluster.learner_ranks, cluster.value_ranks, cluster.reference_ranks)
+        """Whole prompt groups, balanced by tokens."""
+        num_shards = shards_for(self._run.context.recipe.cluster, self._run.settings.algorithm)
         lengths = [sum(g.summary.lengths) + len(g.summary.lengths) * g.summary.prompt_length for g in groups]
         references = self._run.control(self._batch, groups)
         return [
@@ -162,6 +162,13 @@ class Update:
                 self.metrics |= batch_metrics(reports, prefix)
         self.metrics |= skipped_metrics(run.guard)
         self.done = True
+
+
+def shards_for(cluster: ClusterSettings, algorithm: AlgorithmSettings) -> int:
+    """The least number that the ranks of every model divide which the algorithm scores a batch with."""
+    value_ranks = cluster.value_ranks if algorithm.needs_values else 1
+    reference_ranks = cluster.reference_ranks if algorithm.needs_reference else 1
+    return math.lcm(cluster.learner_ranks, value_ranks, reference_ranks)
 
 
 def learning_rates(settings: RlvrStage, learner: LearnerSettings, batch: int, *, first_batch: int = 0) -> list[float]:

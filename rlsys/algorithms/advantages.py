@@ -2,8 +2,8 @@
 
 Every algorithm takes the same four steps, so that no caller branches on a name:
 
-1. `estimator.baseline(scores, group_ids, keep)` over the global batch (N floats of metadata);
-2. `kl.per_token_rewards`: that number at each response's last token, minus beta KL where the KL is in the reward;
+1. `token_rewards`: `estimator.baseline(scores, group_ids, keep)` within groups of samples,
+2. and by `kl.per_token_rewards` that number at each response's last token, minus beta KL where the KL is in the reward;
 3. `token_advantages`: GAE with the values of a value model, or with zeros and lambda 1, which is the reward to go;
 4. `whitening.whiten` with moments of the global batch, where `estimator.whiten`.
 
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 
 from rlsys.algorithms.gae import decoupled_gae
+from rlsys.algorithms.kl import per_token_rewards
+from rlsys.algorithms.sequences import sequence_sums
 from rlsys.recipe.algorithm import AlgorithmSettings
 
 Baseline = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -30,6 +32,8 @@ class AdvantageEstimator:
     """`(scores [N], group_ids [N], keep [N]) -> [N]` float32."""
     needs_values: bool = False
     whiten: bool = False
+    kl_in_score: bool = False
+    """A KL in the reward is subtracted from the whole response's score, before the baseline, and not token by token."""
 
 
 def no_baseline(scores: torch.Tensor, group_ids: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
@@ -53,7 +57,10 @@ def group_std_baseline(scores: torch.Tensor, group_ids: torch.Tensor, keep: torc
 
 
 def leave_one_out_baseline(scores: torch.Tensor, group_ids: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """RLOO (arXiv 2402.14740, eq. 8): r - mean of the others in its group = (r - mean) n / (n - 1); 0 for one alone."""
+    """RLOO (arXiv 2402.14740, eq. 8): R - mean of the others in its group = (R - mean) n / (n - 1); 0 for one alone.
+
+    There a response is one action, and R = r - beta log(policy / reference) of all of it: hence `kl_in_score`.
+    """
     centred, counts = _centre(scores, group_ids, keep)
     return (centred * (counts / (counts - 1).clamp(min=1))[group_ids]).float()
 
@@ -84,11 +91,38 @@ ADVANTAGES: dict[str, AdvantageEstimator] = {
     "gae": AdvantageEstimator(no_baseline, needs_values=True, whiten=True),
     "grpo": AdvantageEstimator(group_std_baseline),
     "dr_grpo": AdvantageEstimator(group_mean_baseline),
-    "rloo": AdvantageEstimator(leave_one_out_baseline),
+    "rloo": AdvantageEstimator(leave_one_out_baseline, kl_in_score=True),
     "reinforce_pp": AdvantageEstimator(no_baseline, whiten=True),
     "reinforce_pp_baseline": AdvantageEstimator(group_mean_baseline, whiten=True),
 }
 """`reinforce_pp` and its variant with a group baseline: REINFORCE++, arXiv 2501.03262."""
+
+
+def token_rewards(
+    scores: torch.Tensor,
+    mask: torch.Tensor,
+    settings: AlgorithmSettings,
+    *,
+    group_ids: torch.Tensor,
+    keep: torch.Tensor,
+    kl: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Steps 1 and 2: each response's score less its baseline at its last token, and the KL penalty.
+
+    Args:
+        scores: `[N]`, NaN where not kept.
+        mask: `[N, L]`, 1 at response tokens.
+        group_ids: `[N]` int64, from 0: which prompt's.
+        keep: `[N]` bool.
+        kl: `[N, L]`, an estimate at each token, where the KL is in the reward.
+
+    Returns:
+        `[N, L]` float32, 0 where the mask is 0.
+    """
+    estimator = ADVANTAGES[settings.advantage]
+    if kl is not None and estimator.kl_in_score:
+        scores, kl = scores - settings.kl_beta * sequence_sums(kl, mask), None
+    return per_token_rewards(estimator.baseline(scores, group_ids, keep), kl, mask, beta=settings.kl_beta)
 
 
 def token_advantages(
@@ -102,7 +136,7 @@ def token_advantages(
     """Advantages of tokens before whitening, and the value model's targets (of use only where there is one).
 
     Args:
-        rewards: `[R, L]` float32, from `per_token_rewards`.
+        rewards: `[R, L]` float32, from `token_rewards`.
         values: `[R, L]` float32, or None where the estimator has no value model: then the advantage is the reward to
             go.
         mask: `[R, L]`, 1 at response tokens.

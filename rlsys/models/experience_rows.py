@@ -5,6 +5,7 @@ one flat array: the responses of its experiences, in order of groups and samples
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -29,34 +30,48 @@ def response_lengths(experiences: Sequence[Experience]) -> np.ndarray:
     return np.array([len(experience.rollout.response_ids) for experience in experiences], np.int64)
 
 
-def response_rows(
-    experiences: Sequence[Experience], fields: Mapping[str, Ragged] | None = None, mask: Ragged | None = None
-) -> list[Row]:
-    """Prompt and response of each experience.
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One experience with what is known of its response tokens."""
 
-    Args:
-        experiences: of one shard.
-        fields: name to the shard's flat array; 0 at prompt tokens.
-        mask: flat; all response tokens when absent.
+    experience: Experience
+    fields: Mapping[str, np.ndarray]
+    """`[T]` float32 each, parts of the shard's flat arrays."""
 
-    Returns:
-        Rows with the field `mask` and those given.
-    """
-    lengths = response_lengths(experiences)
-    flat = {"mask": np.ones(lengths.sum(), np.float32) if mask is None else mask, **(fields or {})}
-    bounds = np.cumsum(lengths)[:-1]
-    pieces = {name: np.split(values, bounds) for name, values in flat.items()}
-    rows = []
-    for index, experience in enumerate(experiences):
-        prompt = experience.prompt.token_ids
+    @property
+    def place(self) -> tuple[int, int]:
+        """In the order of all samples: the prompt's ordinal, and which of its samples."""
+        return self.experience.rollout.ordinal, self.experience.rollout.sample_index
+
+    @property
+    def num_tokens(self) -> int:
+        """Of prompt and response."""
+        return len(self.experience.prompt.token_ids) + len(self.experience.rollout.response_ids)
+
+    def row(self) -> Row:
+        """Prompt and response; the fields are 0 at prompt tokens."""
+        prompt = self.experience.prompt.token_ids
         padding = np.zeros(len(prompt), np.float32)
-        rows.append(
-            Row(
-                np.concatenate([prompt, experience.rollout.response_ids]).astype(np.int32),
-                {name: np.concatenate([padding, values[index]]) for name, values in pieces.items()},
-            )
+        return Row(
+            np.concatenate([prompt, self.experience.rollout.response_ids]).astype(np.int32),
+            {name: np.concatenate([padding, values]) for name, values in self.fields.items()},
         )
-    return rows
+
+
+def samples_of(experiences: Sequence[Experience], fields: Mapping[str, Ragged]) -> list[Sample]:
+    """The experiences of one shard, each with its part of the shard's flat arrays."""
+    samples, start = [], 0
+    for experience in experiences:
+        stop = start + len(experience.rollout.response_ids)
+        samples.append(Sample(experience, {name: values[start:stop] for name, values in fields.items()}))
+        start = stop
+    return samples
+
+
+def response_rows(experiences: Sequence[Experience]) -> list[Row]:
+    """Prompt and response of each experience, with the field `mask`: 1 at response tokens."""
+    ones = np.ones(response_lengths(experiences).sum(), np.float32)
+    return [sample.row() for sample in samples_of(experiences, {"mask": ones})]
 
 
 def responses_of(experiences: Sequence[Experience], per_row: Sequence[np.ndarray]) -> Ragged:

@@ -1,54 +1,45 @@
-"""Which samples of a rollout batch make each optimizer step: a pure function of the seed and their global order."""
+"""Which samples of a rollout batch make each optimizer step, and which rank trains on which of them.
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+Every rank knows all samples of the batch and computes both by itself, so that the ranks need not talk.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
 
+from rlsys.models.experience_rows import Sample
 from rlsys.models.process_group import ProcessGroup
+from rlsys.models.row_order import balanced_parts
+from rlsys.recipe.algorithm import AlgorithmSettings
 
 
-@dataclass(frozen=True, slots=True)
-class LocalSamples:
-    """Where this rank's samples stand in the order of all samples that are trained on."""
+def minibatches(
+    samples: Sequence[Sample], lrs: Sequence[float], settings: AlgorithmSettings, group: ProcessGroup, *, seed: int
+) -> list[tuple[float, list[Sample]]]:
+    """For each optimizer step its learning rate, and this rank's samples in it.
 
-    local_of: dict[int, int]
-    """Global place to index among this rank's samples."""
-    num_global: int
-
-
-def locate_samples(keep: Sequence[np.ndarray], group: ProcessGroup) -> LocalSamples:
-    """Collective. The global order goes through the shards as the driver numbered them: shard r, r + n, … are rank r's.
+    `epochs_per_batch` passes, each a fresh permutation of all samples cut in `minibatches` steps of nearly equal size.
+    The samples of a step are a function of the seed and of their ordinals and indices alone: not of how many ranks
+    there are, nor of which rank scored what. Within a step the ranks have nearly equal tokens.
 
     Args:
-        keep: for each of this rank's shards `[N]` bool, False for samples that are not trained on and have no place.
+        samples: of the whole batch, in any order; those without a token to train on are left out.
+        lrs: one an optimizer step.
+        settings: the algorithm's.
+        group: the ranks.
+        seed: another one for every batch.
+
+    Raises:
+        ValueError: not one learning rate an optimizer step.
     """
-    everyone = group.gather([list(map(bool, flags)) for flags in keep])
-    num_shards = sum(len(shards) for shards in everyone)
-    local_of: dict[int, int] = {}
-    place = local = 0
-    for shard in range(num_shards):
-        rank, index = shard % group.world_size, shard // group.world_size
-        for kept in everyone[rank][index]:
-            if kept and rank == group.rank:
-                local_of[place] = local
-            place += kept
-            local += rank == group.rank
-    return LocalSamples(local_of, place)
-
-
-class Minibatches:
-    """`epochs` passes, each a fresh permutation of all samples cut in `parts` steps of nearly equal size."""
-
-    def __init__(self, samples: LocalSamples, *, seed: int, epochs: int, parts: int) -> None:
-        self._samples, self._seed, self._epochs, self._parts = samples, seed, epochs, parts
-
-    def __len__(self) -> int:
-        return self._epochs * self._parts
-
-    def local_members(self) -> Iterator[list[int]]:
-        """For each optimizer step, the indices of this rank's samples in it."""
-        for epoch in range(self._epochs):
-            order = np.random.default_rng((self._seed, epoch)).permutation(self._samples.num_global)
-            for members in np.array_split(order, self._parts):
-                yield [self._samples.local_of[int(i)] for i in members if int(i) in self._samples.local_of]
+    num_steps = settings.epochs_per_batch * settings.minibatches
+    if len(lrs) != num_steps:
+        raise ValueError(f"expected {num_steps} learning rates, one an optimizer step; got {len(lrs)}")
+    trained = sorted((sample for sample in samples if sample.fields["mask"].any()), key=lambda sample: sample.place)
+    steps = []
+    for epoch in range(settings.epochs_per_batch):
+        order = np.random.default_rng((seed, epoch)).permutation(len(trained))
+        for members in np.array_split(order, settings.minibatches):
+            parts = balanced_parts([trained[i].num_tokens for i in members], group.world_size)
+            steps.append([trained[members[i]] for i in parts[group.rank]])
+    return list(zip(lrs, steps, strict=True))

@@ -1,6 +1,6 @@
-"""The policy of RLVR on one rank: logprobs, advantages and updates over the shards that the rank was given.
+"""The policy of RLVR on one rank: logprobs and advantages of the shards that it was given, updates on those of all.
 
-Collective, as the engine is: every rank calls with its own shards, in the same order.
+Collective, as the engine is: every rank calls, in the same order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rlsys.algorithms.advantages import ADVANTAGES, should_whiten, token_advantages
-from rlsys.algorithms.kl import KL_ESTIMATORS, per_token_rewards
+from rlsys.algorithms.advantages import should_whiten, token_advantages, token_rewards
+from rlsys.algorithms.kl import KL_ESTIMATORS
 from rlsys.algorithms.lag_correction import lag_correction
 from rlsys.algorithms.metric_sums import MetricSums, add_sums, count, masked_sum
 from rlsys.algorithms.policy_loss import PolicyBatch, policy_loss
@@ -19,6 +19,7 @@ from rlsys.algorithms.whitening import Moments, combine_moments, moments, whiten
 from rlsys.models.engine import StepInput, StepReport, TrainEngine
 from rlsys.models.experience_rows import (
     Ragged,
+    Sample,
     Shard,
     experiences_of,
     pad,
@@ -26,11 +27,12 @@ from rlsys.models.experience_rows import (
     response_rows,
     responses_of,
     sampled_versions,
+    samples_of,
     trained_mask,
     unpad,
 )
 from rlsys.models.metrics import finish_over_ranks
-from rlsys.models.minibatches import Minibatches, locate_samples
+from rlsys.models.minibatches import minibatches
 from rlsys.models.process_group import ProcessGroup
 from rlsys.recipe.algorithm import AlgorithmSettings
 
@@ -112,23 +114,28 @@ def _moments_of_all_ranks(parts: Sequence[Moments], group: ProcessGroup) -> Mome
 def _rewards(
     item: AdvantageInputs, settings: AlgorithmSettings, lengths: np.ndarray, mask: torch.Tensor
 ) -> tuple[torch.Tensor, MetricSums]:
-    """Per-token rewards `[N, T]`: the score less its baseline at the last token, and the KL penalty."""
+    """Per-token rewards `[N, T]`, and how far the policy is from the reference."""
     experiences = experiences_of(item.shard)
-    scores = torch.tensor([experience.reward for experience in experiences], dtype=torch.float64)
-    keep = torch.tensor([not experience.masked for experience in experiences])
-    group_ids = torch.repeat_interleave(torch.tensor([len(group) for group in item.shard]))
-    baselined = ADVANTAGES[settings.advantage].baseline(scores, group_ids, keep)
+    keep = torch.tensor([not experience.masked for experience in experiences], dtype=torch.bool)
     kl = None
     sums: MetricSums = {}
     if item.reference_logprobs is not None:
         proximal = pad(_proximal(item.shard, item.proximal_logprobs), lengths)
         reference = pad(item.reference_logprobs, lengths)
-        penalty = KL_ESTIMATORS[settings.kl_estimator](proximal, reference)
         k1 = KL_ESTIMATORS["k1"](proximal, reference)
         sums = {"policy/kl@tokens": masked_sum(k1, mask), "@tokens": count(mask)}
         sums |= {"policy/kl_per_response@responses": masked_sum(k1, mask), "@responses": keep.sum().double()}
-        kl = penalty if settings.kl_in == "reward" else None
-    return per_token_rewards(baselined, kl, mask, beta=settings.kl_beta if kl is not None else 0.0), sums
+        if settings.kl_in == "reward":
+            kl = KL_ESTIMATORS[settings.kl_estimator](proximal, reference)
+    rewards = token_rewards(
+        torch.tensor([experience.reward for experience in experiences], dtype=torch.float64),
+        mask,
+        settings,
+        group_ids=torch.repeat_interleave(torch.tensor([len(group) for group in item.shard], dtype=torch.int64)),
+        keep=keep,
+        kl=kl,
+    )
+    return rewards, sums
 
 
 def train_policy(
@@ -143,14 +150,11 @@ def train_policy(
     version: int | None = None,
     oldest_version: int | None = None,
 ) -> list[StepReport]:
-    """`epochs_per_batch` passes of `minibatches` optimizer steps each.
-
-    Which samples make a minibatch is a pure function of the seed and the order of the samples over all shards: not of
-    the number of ranks or of micro-batches.
+    """`epochs_per_batch` passes of `minibatches` optimizer steps each (`rlsys.models.minibatches`).
 
     Args:
         engine: of the policy.
-        inputs: this rank's shards.
+        inputs: every shard of the batch, in the same order on every rank, which trains on its part of each minibatch.
         settings: the algorithm.
         lrs: learning rate of each optimizer step, `epochs_per_batch x minibatches` of them.
         seed: of the minibatches; give another one for every batch.
@@ -159,15 +163,15 @@ def train_policy(
         version: the learner's, so that metrics can tell the engine's mismatch from the lag of older weights.
         oldest_version: tokens sampled before it are masked.
     """
-    rows, lag_sums = [], []
-    keep: list[np.ndarray] = []
+    group = engine.group
+    samples: list[Sample] = []
+    lag_sums = []
     for item in inputs:
         experiences = experiences_of(item.shard)
         mask = trained_mask(experiences, oldest_version)
         fields, sums = _policy_fields(item, mask, settings, version)
-        rows += response_rows(experiences, fields, mask)
+        samples += samples_of(experiences, fields)
         lag_sums.append(sums)
-        keep.append(np.array([row.fields["mask"].any() for row in rows[-len(experiences) :]]))
 
     def objective(step: StepInput) -> tuple[torch.Tensor, MetricSums]:
         assert step.logprobs is not None
@@ -179,27 +183,22 @@ def train_policy(
         )
         return policy_loss(batch, settings, denominator=step.denominators["policy"], max_length=max_response_length)
 
-    order = Minibatches(
-        locate_samples(keep, engine.group), seed=seed, epochs=settings.epochs_per_batch, parts=settings.minibatches
-    )
-    if len(lrs) != len(order):
-        raise ValueError(f"expected {len(order)} learning rates, one an optimizer step; got {len(lrs)}")
     reports = []
-    for lr, members in zip(lrs, order.local_members(), strict=True):
+    for lr, members in minibatches(samples, lrs, settings, group, seed=seed):
         denominator = sum(
-            float(count_denominator(torch.from_numpy(rows[i].fields["mask"])[None], settings.aggregation))
-            for i in members
+            float(count_denominator(torch.from_numpy(sample.fields["mask"])[None], settings.aggregation))
+            for sample in members
         )
         reports.append(
             engine.train_step(
-                [[rows[i]] for i in members],
+                [[sample.row()] for sample in members],
                 objective,
                 lr=lr,
                 denominators={"policy": denominator},
                 temperature=temperature,
             )
         )
-    return _with_lag_metrics(reports, lag_sums, engine.group)
+    return _with_lag_metrics(reports, lag_sums[group.rank :: group.world_size], group)
 
 
 def _policy_fields(
@@ -217,6 +216,7 @@ def _policy_fields(
         lag_steps=None if version is None else pad(version - sampled_versions(item.shard), lengths),
     )
     fields = {
+        "mask": mask,
         "advantages": item.advantages,
         "old_logprobs": proximal,
         "lag_weights": unpad(weights, lengths),

@@ -9,8 +9,17 @@ import torch
 from rlsys.algorithms.metric_sums import MetricSums
 from rlsys.algorithms.value_loss import value_loss
 from rlsys.models.engine import StepInput, StepReport, TrainEngine
-from rlsys.models.experience_rows import Ragged, Shard, experiences_of, response_rows, responses_of, trained_mask
-from rlsys.models.minibatches import Minibatches, locate_samples
+from rlsys.models.experience_rows import (
+    Ragged,
+    Sample,
+    Shard,
+    experiences_of,
+    response_rows,
+    responses_of,
+    samples_of,
+    trained_mask,
+)
+from rlsys.models.minibatches import minibatches
 from rlsys.recipe.algorithm import AlgorithmSettings
 
 
@@ -41,13 +50,12 @@ def train_value(
     oldest_version: int | None = None,
 ) -> list[StepReport]:
     """As `train_policy`, with the value loss; the same seed gives the same minibatches."""
-    rows = []
-    keep: list[np.ndarray] = []
+    samples: list[Sample] = []
     for item in inputs:
         experiences = experiences_of(item.shard)
-        fields = {"returns": item.returns, "old_values": item.old_values}
-        rows += response_rows(experiences, fields, trained_mask(experiences, oldest_version))
-        keep.append(np.array([row.fields["mask"].any() for row in rows[-len(experiences) :]]))
+        mask = trained_mask(experiences, oldest_version)
+        fields = {"mask": mask, "returns": item.returns, "old_values": item.old_values}
+        samples += samples_of(experiences, fields)
 
     def objective(step: StepInput) -> tuple[torch.Tensor, MetricSums]:
         assert step.values is not None
@@ -62,14 +70,9 @@ def train_value(
         )
         return settings.value_coef * loss, sums
 
-    order = Minibatches(
-        locate_samples(keep, engine.group), seed=seed, epochs=settings.epochs_per_batch, parts=settings.minibatches
-    )
-    if len(lrs) != len(order):
-        raise ValueError(f"expected {len(order)} learning rates, one an optimizer step; got {len(lrs)}")
     reports = []
-    for lr, members in zip(lrs, order.local_members(), strict=True):
-        tokens = float(sum(np.count_nonzero(rows[i].fields["mask"]) for i in members))
-        units = [[rows[i]] for i in members]
+    for lr, members in minibatches(samples, lrs, settings, engine.group, seed=seed):
+        tokens = float(sum(np.count_nonzero(sample.fields["mask"]) for sample in members))
+        units = [[sample.row()] for sample in members]
         reports.append(engine.train_step(units, objective, lr=lr, denominators={"tokens": tokens}))
     return reports

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from rlsys.data.packing import Row
 from rlsys.models.engine import StepInput
 from rlsys.recipe.learner import LearnerSettings
 from rlsys.recipe.model import ModelSettings
+from rlsys.types import Experience, Prompt, Rollout, Verdict
 
 VOCAB = 48
 TOKENIZER = str(Path(__file__).parents[2] / "rlsys/quickstart/tokenizer")
@@ -63,6 +64,13 @@ def ranks() -> Iterator[Ranks]:
     ray.shutdown()
 
 
+def load(rank: Rank, kind: Literal["policy", "scalar"], model: ModelSettings, learner: LearnerSettings) -> None:
+    """Load either kind; the rank's own is to load policies."""
+    rank.kind = kind
+    rank.load(model=model, learner=learner)
+    rank.kind = "policy"
+
+
 def tiny_model(tied: bool = True, **changes: Any) -> ModelSettings:
     """A Llama of a few thousand weights, large enough gradients to be worth comparing."""
     config = {
@@ -98,11 +106,41 @@ def whole_weights(rank: Rank) -> dict[str, np.ndarray]:
     return {name: tensor.double().numpy().copy() for bucket in buckets for name, tensor in bucket}
 
 
+def make_experience(rng: np.random.Generator, ordinal: int, sample_index: int = 0) -> Experience:
+    """A response that another policy gave; the verifier failed on those of prompt 5."""
+    num_prompt, num_response = rng.integers(2, 9), rng.integers(1, 14)
+    prompt = Prompt(ordinal, f"test/{ordinal}", (), rng.integers(0, VOCAB, num_prompt).astype(np.int32))
+    logprobs = rng.normal(-3.9, 0.8, num_response).astype(np.float32)
+    rollout = Rollout(
+        ordinal, sample_index, rng.integers(0, VOCAB, num_response).astype(np.int32), logprobs,
+        np.zeros(num_response, np.int32), "stop",
+    )  # fmt: skip
+    failed = ordinal == 5
+    verdict = Verdict("math", "timeout" if failed else "correct", 0.0 if failed else 1.0, 0.1)
+    return Experience(prompt, rollout, (verdict,), float("nan") if failed else float(rng.choice([-10.0, 0.0, 10.0])))
+
+
+def master_weights(rank: Rank) -> dict[str, np.ndarray]:
+    """The float32 weights that the optimizer has of each; on every rank."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    from rlsys.models.weights import hf_model
+
+    parameters = hf_model(rank.engine).named_parameters()
+    return {name: safe_get_full_fp32_param(parameter).double().numpy().copy() for name, parameter in parameters}
+
+
 def weighted_logprobs(step: StepInput):
     """A policy-gradient loss with an entropy term, over a global denominator."""
     fields = step.fields
     loss = -(step.logprobs * fields["advantages"] * fields["mask"]).sum() - 0.1 * (step.entropy * fields["mask"]).sum()
     return loss / step.denominators["tokens"], {"@tokens": (fields["mask"] != 0).sum().double()}
+
+
+def squared_values(step: StepInput):
+    """A loss of values and scores, over a global number of rows."""
+    loss = (step.values * step.fields["advantages"]).square().sum() + step.scores.square().sum()
+    return loss / step.denominators["rows"], {"loss@rows": loss.detach().double(), "@rows": step.num_documents}
 
 
 def share(rank: Rank, rows: list[Row]) -> list[list[Row]]:

@@ -77,6 +77,11 @@ class Oracle:
                 self.step(self.policy, policy_adam, policy_loss, lr)
                 self.step(self.value, value_adam, self.value_coef * value_loss, lr)
 
+    def flat(self, results: list[torch.Tensor], experiences: list[Experience]) -> np.ndarray:
+        """Results of what was kept of the experiences, in their order."""
+        by_ordinal = dict(zip((e.prompt.ordinal for e in self.experiences if not e.masked), results, strict=True))
+        return torch.cat([by_ordinal[e.prompt.ordinal] for e in experiences if not e.masked]).numpy()
+
     def step(self, model: Any, adam: torch.optim.Optimizer, loss: torch.Tensor, lr: float) -> None:
         adam.zero_grad()
         loss.backward()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import ray
 import torch
-from learner_ranks import VOCAB, plain_sgd, random_rows, tiny_model
+from learner_ranks import make_experience, plain_sgd, random_rows, tiny_model
 from rlvr_oracle import Oracle
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -27,7 +27,7 @@ from rlsys.models.row_order import rows_of_step
 from rlsys.recipe.algorithm import AlgorithmSettings, PreferenceLossSettings, RewardLossSettings, SupervisedLossSettings
 from rlsys.recipe.learner import LearnerSettings
 from rlsys.recipe.model import ModelSettings
-from rlsys.types import Experience, Prompt, Rollout, Verdict
+from rlsys.rollouts.experience_buffer import balance
 
 pytestmark = pytest.mark.integration
 
@@ -56,22 +56,9 @@ def exported(group, folder: Path) -> Path:
     return folder
 
 
-def make_experience(rng: np.random.Generator, ordinal: int) -> Experience:
-    num_prompt, num_response = rng.integers(2, 9), rng.integers(1, 14)
-    prompt = Prompt(ordinal, f"test/{ordinal}", (), rng.integers(0, VOCAB, num_prompt).astype(np.int32))
-    logprobs = rng.normal(-3.9, 0.8, num_response).astype(np.float32)
-    rollout = Rollout(
-        ordinal, 0, rng.integers(0, VOCAB, num_response).astype(np.int32), logprobs,
-        np.zeros(num_response, np.int32), "stop",
-    )  # fmt: skip
-    failed = ordinal == 5
-    verdict = Verdict("math", "timeout" if failed else "correct", 0.0 if failed else 1.0, 0.1)
-    return Experience(prompt, rollout, (verdict,), float("nan") if failed else float(rng.choice([-10.0, 0.0, 10.0])))
-
-
 @pytest.mark.parametrize("sequence_parallel", [1, 2])
 def test_one_rlvr_step_equals_a_straight_line_of_float64(groups, tmp_path, sequence_parallel: int):
-    """Policy, value model and reference; the shards are four, over two ranks; one verifier has failed."""
+    """Policy, value model and reference; four shards over two ranks, dealt as in a run; one verifier has failed."""
     learner = LEARNER.model_copy(update={"sequence_parallel": sequence_parallel})
     loads = [
         groups.learner.load(tiny_model(), learner),
@@ -95,18 +82,21 @@ def test_one_rlvr_step_equals_a_straight_line_of_float64(groups, tmp_path, seque
     oracle.run()
 
     settings = AlgorithmSettings(epochs_per_batch=2, minibatches=2)
-    shards = [ray.put([[e] for e in part]) for part in np.array_split(np.array(experiences, object), 4)]
+    parts = balance([len(e.rollout.response_ids) for e in experiences], 4)
+    shards = [ray.put([[experiences[index]] for index in part]) for part in parts]
     pending = groups.learner.logprobs(shards), groups.value.values(shards), groups.reference.logprobs(shards)
     proximal, values, reference = (answer.get() for answer in pending)
     advantages, returns, metrics = groups.learner.advantages(
         shards, settings, proximal=proximal, reference=reference, values=values
     ).get()
-    kept = np.concatenate([np.full(len(e.rollout.response_ids), not e.masked) for e in experiences])
+    dealt = [experiences[index] for part in parts for index in part]
+    assert [e.prompt.ordinal for e in dealt] != list(range(18))
+    kept = np.concatenate([np.full(len(e.rollout.response_ids), not e.masked) for e in dealt])
     ours = np.concatenate(ray.get(advantages))
-    np.testing.assert_allclose(ours[kept], torch.cat(oracle.advantages).numpy(), atol=1e-5)
+    np.testing.assert_allclose(ours[kept], oracle.flat(oracle.advantages, dealt), atol=1e-5)
     assert (ours[~kept] == 0).all() and not kept.all()
     np.testing.assert_allclose(
-        np.concatenate(ray.get(returns))[kept], torch.cat(oracle.returns).numpy(), atol=1e-5, rtol=1e-6
+        np.concatenate(ray.get(returns))[kept], oracle.flat(oracle.returns, dealt), atol=1e-5, rtol=1e-6
     )
     assert metrics["policy/kl"] > 0.1, "the reference is another model"
 

@@ -1,12 +1,16 @@
 """The learner's update is that of plain PyTorch, whatever the ranks, micro-batches, packing and ZeRO stage."""
 
 import itertools
+import time
 
 import numpy as np
 import pytest
 import torch
 from learner_ranks import (
     Ranks,
+    load,
+    make_experience,
+    master_weights,
     num_targets,
     oracle_loss,
     oracle_model,
@@ -14,6 +18,7 @@ from learner_ranks import (
     random_rows,
     ranks,  # noqa: F401
     share,
+    squared_values,
     tiny_model,
     weighted_logprobs,
     whole_weights,
@@ -23,8 +28,13 @@ from actors.rank import Rank
 from rlsys.algorithms.step_guard import ADVANTAGE, ALL_MASKED, GRADIENT, LOSS
 from rlsys.data.packing import Row
 from rlsys.models.engine import StepInput, StepReport
+from rlsys.models.policy import AdvantageInputs, PolicyInputs, advantages, shard_logprobs, train_policy
+from rlsys.models.value import ValueInputs, shard_values, train_value
+from rlsys.recipe.algorithm import AlgorithmSettings
 from rlsys.recipe.learner import LearnerSettings
 from rlsys.recipe.model import ModelSettings
+from rlsys.rollouts.experience_buffer import balance
+from rlsys.types import Experience
 
 pytestmark = pytest.mark.integration
 
@@ -85,6 +95,31 @@ def test_update_equals_float64_pytorch(ranks: Ranks, num_ranks: int, tied: bool)
         assert report.metrics["optim/grad_norm"] == pytest.approx(norm, rel=1e-5)
 
 
+def one_step_of_master_weights(rank: Rank, learner: LearnerSettings, rows: list[Row]):
+    rank.load(model=tiny_model(), learner=learner)
+    before = whole_weights(rank), master_weights(rank)
+    units = share(rank, rows)
+    report = rank.engine.train_step(units, weighted_logprobs, lr=1.0, denominators={"tokens": num_targets(units)})
+    return *before, master_weights(rank), report
+
+
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_an_update_in_bfloat16_is_that_of_float64_up_to_its_rounding(ranks: Ranks, zero_stage: int):  # noqa: F811
+    """Its steps are 2^-8 of a number, through some twenty operations; the optimizer's weights have float32's."""
+    rows, learner = random_rows(13), plain_sgd(dtype="bfloat16", zero_stage=zero_stage, tokens_per_micro_batch=48)
+    weights, before, after, report = ranks.run(2, one_step_of_master_weights, learner=learner, rows=rows)[0]
+    oracle = oracle_model(tiny_model(), weights)
+    oracle_loss(oracle, rows, 1.0).backward()
+    for name, parameter in oracle.named_parameters():
+        assert np.array_equal(weights[name], before[name]), name
+        gradient = parameter.grad.numpy()
+        expected = -gradient / (np.abs(gradient) + 1.0)
+        error = np.linalg.norm(after[name] - before[name] - expected) / np.linalg.norm(expected)
+        assert 1e-4 < error < 0.05, f"{name}: {error}"
+    norm = np.sqrt(sum((p.grad.numpy() ** 2).sum() for p in oracle.parameters()))
+    assert report.metrics["optim/grad_norm"] == pytest.approx(norm, rel=0.02)
+
+
 def many_steps(rank: Rank, learner: LearnerSettings, num_steps: int):
     rank.load(model=tiny_model(), learner=learner)
     before = whole_weights(rank)
@@ -133,17 +168,17 @@ def poisoned_steps(rank: Rank, learner: LearnerSettings):
     bad_field = [[Row(unit[0].token_ids, unit[0].fields | {"advantages": unit[0].fields["advantages"] + np.nan})]
                  for unit in units]  # fmt: skip
     step()
-    before = whole_weights(rank)
+    before = master_weights(rank)
     faults = [
         step(nan_loss).fault,
         step(infinite_gradient).fault,
         step(units=bad_field if on_rank_1 else units).fault,
         step(units=[], denominators={"tokens": 0.0}).fault,
     ]
-    unchanged = whole_weights(rank)
+    unchanged = master_weights(rank)
     assert all(np.array_equal(before[name], unchanged[name]) for name in before)
     last = step()
-    return faults, last, whole_weights(rank)
+    return faults, last, master_weights(rank)
 
 
 def two_good_steps(rank: Rank, learner: LearnerSettings):
@@ -151,16 +186,21 @@ def two_good_steps(rank: Rank, learner: LearnerSettings):
     units = share(rank, random_rows(6))
     for _ in range(2):
         rank.engine.train_step(units, weighted_logprobs, lr=1e-2, denominators={"tokens": num_targets(units)})
-    return whole_weights(rank)
+    return master_weights(rank)
 
 
-@pytest.mark.parametrize(("zero_stage", "sequence_parallel"), [(1, 1), (3, 1), (3, 2)])
-def test_a_step_that_is_not_finite_is_skipped_on_every_rank_and_leaves_no_trace(
-    ranks: Ranks,  # noqa: F811
-    zero_stage: int,
-    sequence_parallel: int,
-):
-    learner = LearnerSettings(zero_stage=zero_stage, tokens_per_micro_batch=32, sequence_parallel=sequence_parallel)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"zero_stage": 1},
+        {"zero_stage": 3},
+        {"zero_stage": 3, "sequence_parallel": 2},
+        {"zero_stage": 1, "dtype": "bfloat16"},
+        {"zero_stage": 3, "dtype": "bfloat16"},
+    ],
+)
+def test_a_step_that_is_not_finite_is_skipped_on_every_rank_and_leaves_no_trace(ranks: Ranks, settings: dict):  # noqa: F811
+    learner = LearnerSettings(tokens_per_micro_batch=32, **settings)
     clean = ranks.run(2, two_good_steps, learner=learner)[0]
     for faults, last, weights in ranks.run(2, poisoned_steps, learner=learner):
         assert faults == [LOSS, GRADIENT, ADVANTAGE, ALL_MASKED]
@@ -213,19 +253,12 @@ def test_logprobs_are_those_of_the_model(ranks: Ranks, sequence_parallel: int): 
 
 def scalar_outputs(rank: Rank, learner: LearnerSettings, rows: list[Row]):
     """Values, scores and the update of a step on both; rank 1 of 2 has a single row."""
-    rank.kind = "scalar"
-    rank.load(model=tiny_model(), learner=learner)
-    rank.kind = "policy"
+    load(rank, "scalar", tiny_model(), learner)
     mine = rows[:-1] if rank.group.rank == 0 else rows[-1:]
     outputs = [values.tolist() for values in rank.engine.values(mine)], rank.engine.scores(mine).tolist()
     before = whole_weights(rank)
-
-    def objective(step: StepInput):
-        loss = (step.values * step.fields["advantages"]).square().sum() + step.scores.square().sum()
-        return loss / step.denominators["rows"], {"loss@rows": loss.detach().double(), "@rows": step.num_documents}
-
     counts = {"rows": float(len(mine))}
-    report = rank.engine.train_step([[row] for row in mine], objective, lr=1.0, denominators=counts)
+    report = rank.engine.train_step([[row] for row in mine], squared_values, lr=1.0, denominators=counts)
     after = whole_weights(rank)
     metrics = {name: value for name, value in report.metrics.items() if not name.startswith("perf/")}
     return outputs, {name: after[name] - before[name] for name in after}, metrics
@@ -247,6 +280,52 @@ def test_values_and_scores_do_not_depend_on_who_shares_rows(ranks: Ranks):  # no
     for name, update in apart[0][1].items():
         assert np.abs(update).max() > 1e-3, f"{name}: nothing to compare"
         np.testing.assert_allclose(together[0][1][name], update, atol=1e-5, rtol=0, err_msg=name)
+
+
+def rlvr_updates(rank: Rank, groups: list[list[Experience]]):
+    """Updates of a policy and of a value model on a batch that is dealt to as many shards as there are ranks."""
+    lengths = [sum(len(experience.rollout.response_ids) for experience in group) for group in groups]
+    dealt = balance(lengths, rank.group.world_size)
+    shards = [[groups[index] for index in indices] for indices in dealt]
+    own = shards[rank.group.rank]
+    settings = AlgorithmSettings(advantage="reinforce_pp", kl_in="none", epochs_per_batch=2, minibatches=2)
+    learner, steps = LearnerSettings(eps=1e-3, tokens_per_micro_batch=64), {"lrs": [1e-2, 8e-3, 6e-3, 4e-3], "seed": 11}
+
+    def of_all(computed: np.ndarray) -> list[np.ndarray]:
+        return rank.group.gather(computed)
+
+    rank.load(model=tiny_model(), learner=learner)
+    before = whole_weights(rank)
+    (logprobs,) = shard_logprobs(rank.engine, [own])
+    (computed,), _, _ = advantages([AdvantageInputs(own, logprobs)], settings, rank.group)
+    inputs = [PolicyInputs(*row) for row in zip(shards, of_all(computed), of_all(logprobs), strict=True)]
+    reports = train_policy(rank.engine, inputs, settings, max_response_length=14, **steps)
+    after = whole_weights(rank)
+    updates = {name: after[name] - before[name] for name in before}
+    load(rank, "scalar", tiny_model(), learner)
+    before = whole_weights(rank)
+    (values,) = shard_values(rank.engine, [own])
+    inputs = [ValueInputs(*row) for row in zip(shards, of_all(values + logprobs), of_all(values), strict=True)]
+    reports += train_value(rank.engine, inputs, settings, **steps)
+    after = whole_weights(rank)
+    return dealt, reports, updates | {f"value {name}": after[name] - before[name] for name in before}
+
+
+def test_two_minibatches_are_the_same_update_on_1_2_and_4_ranks(ranks: Ranks):  # noqa: F811
+    """Three groups: on four ranks one has nothing to score."""
+    rng = np.random.default_rng(8)
+    groups = [[make_experience(rng, ordinal, index) for index in range(4)] for ordinal in (4, 5, 6)]
+    dealt, reports, alone = ranks.run(1, rlvr_updates, groups=groups)[0]
+    assert dealt == [[0, 1, 2]]
+    for num_ranks in (2, 4):
+        dealt, same, together = ranks.run(num_ranks, rlvr_updates, groups=groups)[0]
+        assert sorted(map(len, dealt)) == ([1, 2] if num_ranks == 2 else [0, 1, 1, 1])
+        for name, update in alone.items():
+            assert np.abs(update).max() > 1e-3, f"{name}: nothing to compare"
+            np.testing.assert_allclose(together[name], update, atol=1e-5, rtol=0, err_msg=name)
+        for one, other in zip(reports, same, strict=True):
+            comparable = other.metrics | {"perf/peak_mem_gib": one.metrics["perf/peak_mem_gib"]}
+            assert comparable == pytest.approx(one.metrics, rel=1e-4, abs=1e-6)
 
 
 def stage_change(rank: Rank, first: LearnerSettings, second: LearnerSettings, in_place: bool, folder: str):
@@ -274,3 +353,37 @@ def test_begin_stage_is_a_fresh_optimizer_on_the_same_weights(ranks: Ranks, tmp_
     reloaded = ranks.run(2, stage_change, in_place=False, **stages)[0]
     for name in kept:
         assert np.array_equal(kept[name], reloaded[name]), name
+
+
+def offloaded_stages(rank: Rank, settings: LearnerSettings, folder: str):
+    """Two steps, another stage, a checkpoint between two more, the last of them again from the checkpoint."""
+    rank.load(model=tiny_model(), learner=settings)
+    units = share(rank, random_rows(6))
+
+    def step() -> None:
+        rank.engine.train_step(units, weighted_logprobs, lr=1e-2, denominators={"tokens": num_targets(units)})
+
+    step()
+    step()
+    rank.begin_stage(learner=settings.model_copy(update={"betas": (0.5, 0.9), "max_grad_norm": 0.1}))
+    step()
+    rank.save(folder=folder)
+    while rank.saved_files(folder=folder) is None:
+        time.sleep(0.01)
+    step()
+    straight = whole_weights(rank)
+    rank.load(model=tiny_model().model_copy(update={"init_seed": 5}), learner=rank.engine.settings)
+    rank.restore(folder=folder)
+    step()
+    return straight, whole_weights(rank)
+
+
+def test_an_optimizer_that_is_offloaded_changes_nothing(ranks: Ranks, tmp_path):  # noqa: F811
+    offload = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
+    here, there = (
+        ranks.run(2, offloaded_stages, settings=LearnerSettings(deepspeed=native), folder=str(tmp_path / name))[0]
+        for name, native in (("here", {}), ("there", offload))
+    )
+    for name in here[0]:
+        np.testing.assert_allclose(there[0][name], here[0][name], atol=1e-6, rtol=0, err_msg=name)
+        assert np.array_equal(there[0][name], there[1][name]), name

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlsys.algorithms.advantages import ADVANTAGES, should_whiten, token_advantages
+from rlsys.algorithms.advantages import ADVANTAGES, should_whiten, token_advantages, token_rewards
 from rlsys.algorithms.kl import per_token_rewards
 from rlsys.algorithms.shaping import is_informative, overlong_penalty
 from rlsys.recipe.algorithm import AlgorithmSettings
@@ -16,6 +16,11 @@ NAN = float("nan")
 SCORES = torch.tensor([10.0, 0.0, 10.0, 0.0, 5.0, 5.0])
 GROUPS = torch.tensor([0, 0, 0, 0, 1, 1])
 ALL = torch.ones(6, dtype=torch.bool)
+
+
+PAIR, BOTH = torch.tensor([0, 0]), torch.ones(2, dtype=torch.bool)
+MASK = torch.tensor([[0.0, 1, 1, 1], [1, 1, 0, 0]])
+KL = torch.tensor([[NAN, 1.0, 2, 4], [0, 1, NAN, NAN]])
 
 
 def baseline(name: str, scores: torch.Tensor = SCORES, keep: torch.Tensor = ALL) -> list[float]:
@@ -73,17 +78,46 @@ def test_baselines_do_not_depend_on_the_order(scores: list[float], order: list[i
     torch.testing.assert_close(shuffled, straight[order], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["dr_grpo", "reinforce_pp_baseline", "reinforce_pp"])
+def test_a_kl_in_the_reward_is_each_tokens_own_after_the_baseline(name: str):
+    """Scores 3 and -1, mean 1: 2 and -2 at the last tokens, or the scores themselves."""
+    settings = AlgorithmSettings(advantage=name, kl_in="reward", kl_beta=0.5)
+    centred = [3.0, -1.0] if name == "reinforce_pp" else [2.0, -2.0]
+    found = token_rewards(torch.tensor([3.0, -1.0]), MASK, settings, group_ids=PAIR, keep=BOTH, kl=KL)
+    assert found.tolist() == [[0, -0.5, -1, centred[0] - 2], [0, centred[1] - 0.5, 0, 0]]
+
+
+def test_rloo_takes_the_kl_of_the_whole_response_before_its_baseline():
+    """Scores 3 and -1 less 0.5 x (7 and 1) are -0.5 and -1.5, each other's baselines: 1 and -1."""
+    settings = AlgorithmSettings(advantage="rloo", kl_in="reward", kl_beta=0.5)
+    groups = {"group_ids": PAIR, "keep": BOTH}
+    found = token_rewards(torch.tensor([3.0, -1.0]), MASK, settings, kl=KL, **groups)
+    assert found.tolist() == [[0, 0, 0, 1], [0, -1, 0, 0]]
+    without = token_rewards(torch.tensor([3.0, -1.0]), MASK, settings, **groups)
+    assert without.tolist() == [[0, 0, 0, 4], [0, -4, 0, 0]]
+    advantages, _ = token_advantages(found, None, MASK, settings)
+    assert advantages.tolist() == [[0, 1, 1, 1], [-1, -1, 0, 0]]
+
+
+@pytest.mark.parametrize("name", sorted(ADVANTAGES))
+def test_no_responses_have_no_rewards(name: str):
+    nothing = torch.zeros(0, 1)
+    settings = AlgorithmSettings(advantage=name, kl_in="reward")
+    groups = {"group_ids": torch.zeros(0, dtype=torch.int64), "keep": torch.zeros(0, dtype=torch.bool)}
+    rewards = token_rewards(torch.zeros(0), nothing, settings, kl=nothing, **groups)
+    advantages, _ = token_advantages(rewards, nothing if name == "gae" else None, nothing, settings)
+    assert advantages.shape == (0, 1)
+
+
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "reinforce_pp"])
 def test_without_a_value_model_every_token_gets_its_sequence_number(name: str):
-    """...minus beta x the KL still to come, where the KL is in the reward."""
+    """...minus beta x the KL still to come, where the KL is in the tokens' rewards."""
     settings = AlgorithmSettings(advantage=name, gamma=1.0, lam=0.95, kl_in="none")
-    mask = torch.tensor([[0.0, 1, 1, 1], [1, 1, 0, 0]])
     scores = torch.tensor([3.0, -2.0])
-    rewards = per_token_rewards(scores, None, mask)
-    advantages, _ = token_advantages(rewards, None, mask, settings)
+    rewards = per_token_rewards(scores, None, MASK)
+    advantages, _ = token_advantages(rewards, None, MASK, settings)
     assert advantages.tolist() == [[0, 3, 3, 3], [-2, -2, 0, 0]]
-    kl = torch.tensor([[NAN, 1.0, 2, 4], [0, 1, NAN, NAN]])
-    advantages, _ = token_advantages(per_token_rewards(scores, kl, mask, beta=0.5), None, mask, settings)
+    advantages, _ = token_advantages(per_token_rewards(scores, KL, MASK, beta=0.5), None, MASK, settings)
     assert advantages.tolist() == [[0, 3 - 3.5, 3 - 3.0, 3 - 2.0], [-2.5, -2.5, 0, 0]]
 
 

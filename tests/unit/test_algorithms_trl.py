@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rlsys.algorithms.advantages import ADVANTAGES
+from rlsys.algorithms.advantages import ADVANTAGES, token_advantages, token_rewards
+from rlsys.algorithms.kl import KL_ESTIMATORS
 from rlsys.algorithms.lag_correction import lag_correction
 from rlsys.algorithms.policy_loss import PolicyBatch, policy_loss
 from rlsys.algorithms.preference_loss import PairLogprobs, preference_loss, reward_model_loss
@@ -258,3 +259,28 @@ def test_grpo_advantages_equal_trl_with_failed_verdicts_left_out(trainers):
     scores, groups = grouped.flatten(), torch.arange(3).repeat_interleave(4)
     ours = ADVANTAGES["grpo"].baseline(scores, groups, ~scores.isnan())
     torch.testing.assert_close(ours, wanted.nan_to_num(0.0).flatten(), rtol=1e-6, atol=1e-7)
+
+
+def test_rloo_advantages_equal_trl_with_the_kl_in_the_score_and_failed_verdicts_left_out():
+    """TRL's lines (`RLOOTrainer._generate_and_score_completions`), which are inside the method that generates."""
+    generator, beta = torch.Generator().manual_seed(5), 0.3
+    old, reference = -2 * torch.rand(2, 8, 9, generator=generator)
+    mask = (torch.arange(9) < torch.randint(1, 10, (8, 1), generator=generator)).float()
+    scores = torch.tensor([10.0, 0.0, float("nan"), 0.0, 1.0, 2.0, 3.0, 7.0])
+    rewards = scores - beta * ((old - reference) * mask).sum(-1)
+    grouped = rewards.view(-1, 4)
+    counts = (~torch.isnan(grouped)).sum(dim=1, keepdim=True)
+    baselines = (torch.nansum(grouped, dim=1, keepdim=True) - grouped) / (counts - 1)
+    wanted = torch.nan_to_num(rewards - baselines.view(-1), nan=0.0)
+
+    settings = AlgorithmSettings(advantage="rloo", kl_in="reward", kl_beta=beta)
+    ours = token_rewards(
+        scores,
+        mask,
+        settings,
+        group_ids=torch.arange(2).repeat_interleave(4),
+        keep=~scores.isnan(),
+        kl=KL_ESTIMATORS["k1"](old, reference),
+    )
+    advantages, _ = token_advantages(ours, None, mask, settings)
+    torch.testing.assert_close(advantages, wanted[:, None] * mask, rtol=1e-6, atol=1e-6)

@@ -1,29 +1,12 @@
-"""Which rows and samples make a step, and how flat response arrays map to rows."""
+"""Which rows make a step, and how flat response arrays map to rows."""
 
 from itertools import chain
 
 import numpy as np
-import torch
 
-from rlsys.models.experience_rows import pad, response_rows, responses_of, trained_mask, unpad
-from rlsys.models.minibatches import Minibatches, locate_samples
-from rlsys.models.process_group import ProcessGroup
+from rlsys.models.experience_rows import pad, response_rows, responses_of, samples_of, trained_mask, unpad
 from rlsys.models.row_order import balanced_parts, rows_of_step, steps_per_epoch
 from rlsys.types import Experience, Prompt, Rollout, Verdict
-
-
-class RecordedGroup(ProcessGroup):
-    """One rank of several whose others' answers are written down."""
-
-    def __init__(self, rank: int, everyone: list) -> None:
-        object.__setattr__(self, "_everyone", everyone)
-        super().__init__(rank, len(everyone), torch.device("cpu"))
-
-    def gather(self, item):
-        assert item == self._everyone[self.rank]
-        return self._everyone
-
-    _everyone: list
 
 
 def test_steps_take_every_row_once_an_epoch_and_another_order_in_the_next():
@@ -44,33 +27,6 @@ def test_balanced_parts_by_hand():
     assert balanced_parts([5], 3) == [[0], [], []]
 
 
-def test_places_of_samples_go_through_the_shards_in_the_drivers_order():
-    """Three shards over two ranks: rank 0 has shards 0 and 2, rank 1 shard 1. Dropped samples have no place."""
-    everyone = [[[True, False], [True]], [[True, True]]]
-    first = locate_samples([np.array(s) for s in everyone[0]], RecordedGroup(0, everyone))
-    second = locate_samples([np.array(s) for s in everyone[1]], RecordedGroup(1, everyone))
-    # Places: shard 0 sample 0 -> 0; shard 1 samples -> 1, 2; shard 2 sample 0 -> 3.
-    assert (first.local_of, first.num_global) == ({0: 0, 3: 2}, 4)
-    assert (second.local_of, second.num_global) == ({1: 0, 2: 1}, 4)
-
-
-def test_minibatches_partition_each_epoch_over_any_number_of_ranks():
-    everyone = [[[True] * 4, [True] * 3], [[True] * 5]]
-    locations = [
-        locate_samples([np.array(s) for s in everyone[rank]], RecordedGroup(rank, everyone)) for rank in (0, 1)
-    ]
-    steps = [list(Minibatches(location, seed=3, epochs=2, parts=3).local_members()) for location in locations]
-    assert [len(a) + len(b) for a, b in zip(*steps, strict=True)] == [4] * 6
-    for epoch in (slice(0, 3), slice(3, 6)):
-        assert sorted(chain(*steps[0][epoch])) == list(range(7))
-        assert sorted(chain(*steps[1][epoch])) == list(range(5))
-    order = np.random.default_rng((3, 0)).permutation(12)
-    places = {place: (0, local) for place, local in locations[0].local_of.items()}
-    places |= {place: (1, local) for place, local in locations[1].local_of.items()}
-    expected = [places[int(place)] for place in order[:4]]
-    assert sorted(expected) == sorted([(0, i) for i in steps[0][0]] + [(1, i) for i in steps[1][0]])
-
-
 def experience(prompt: list[int], response: list[int], versions: list[int], masked: bool = False) -> Experience:
     length = len(response)
     rollout = Rollout(0, 0, np.array(response, np.int32), np.zeros(length, np.float32), np.array(versions), "stop")
@@ -87,10 +43,12 @@ EXPERIENCES = [
 
 def test_rows_and_flat_arrays_are_inverse():
     flat = np.arange(1, 7, dtype=np.float32)
-    rows = response_rows(EXPERIENCES, {"advantages": flat})
+    rows = [sample.row() for sample in samples_of(EXPERIENCES, {"advantages": flat})]
     assert [row.token_ids.tolist() for row in rows] == [[1, 2, 3, 4, 5], [1, 2], [9, 8, 7]]
-    assert [row.fields["mask"].tolist() for row in rows] == [[0, 0, 1, 1, 1], [0, 1], [0, 1, 1]]
     assert rows[2].fields["advantages"].tolist() == [0, 5, 6]
+    to_score = response_rows(EXPERIENCES)
+    assert [row.token_ids.tolist() for row in to_score] == [row.token_ids.tolist() for row in rows]
+    assert [row.fields["mask"].tolist() for row in to_score] == [[0, 0, 1, 1, 1], [0, 1], [0, 1, 1]]
     assert responses_of(EXPERIENCES, [row.fields["advantages"] for row in rows]).tolist() == flat.tolist()
 
 
