@@ -168,8 +168,12 @@ class TrainEngine:
         """Take another stage's settings: the weights stay, Adam's moments are forgotten.
 
         Raises:
-            TrainingError: the stage needs another DeepSpeed engine; load its model from the exported folder instead.
+            TrainingError: the stage needs another DeepSpeed engine, or a model with adapters is loaded; load the model
+                from the exported folder instead.
         """
+        if self.settings.lora is not None:
+            # The folder has them merged, and a run that is resumed in this stage begins with it and fresh adapters.
+            raise TrainingError("adapters end with their stage", fix="export the model and load it again")
         for name in (
             "zero_stage",
             "dtype",

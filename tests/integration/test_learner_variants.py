@@ -9,6 +9,7 @@ import pytest
 import torch
 from learner_ranks import (
     Ranks,
+    load,
     num_targets,
     oracle_loss,
     oracle_model,
@@ -16,6 +17,7 @@ from learner_ranks import (
     random_rows,
     ranks,  # noqa: F401
     share,
+    squared_values,
     tiny_model,
     weighted_logprobs,
     whole_weights,
@@ -24,6 +26,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from actors.rank import Rank
+from rlsys.errors import TrainingError
 from rlsys.models.state import _writer
 from rlsys.recipe.learner import LearnerSettings, LoraSettings
 
@@ -32,10 +35,12 @@ pytestmark = pytest.mark.integration
 LORA = LoraSettings(rank=4, alpha=8.0)
 
 
-def train(rank: Rank, first_step: int, num_steps: int) -> None:
+def train(rank: Rank, first_step: int, num_steps: int, kind: str = "policy") -> None:
     for step in range(first_step, first_step + num_steps):
         units = share(rank, random_rows(8, seed=step))
-        rank.engine.train_step(units, weighted_logprobs, lr=1e-2, denominators={"tokens": num_targets(units)})
+        objective = weighted_logprobs if kind == "policy" else squared_values
+        counts = {"tokens": num_targets(units), "rows": float(len(units))}
+        rank.engine.train_step(units, objective, lr=1e-2, denominators=counts)
 
 
 def adapters_step(rank: Rank, zero_stage: int, folder: str):
@@ -48,6 +53,8 @@ def adapters_step(rank: Rank, zero_stage: int, folder: str):
     train(rank, 1, 2)
     rank.export_hf(folder=folder)
     rows = random_rows(4, seed=9)
+    with pytest.raises(TrainingError, match="adapters end with their stage"):
+        rank.begin_stage(learner=rank.engine.settings)
     return before, after, whole_weights(rank), rank.engine.logprobs(rows)
 
 
@@ -94,14 +101,14 @@ def first_factors(seed: int, adapted: torch.nn.Module) -> dict[str, np.ndarray]:
     return drawn
 
 
-def save_after_three_steps(rank: Rank, learner: LearnerSettings, folder: str):
+def save_after_three_steps(rank: Rank, kind: str, learner: LearnerSettings, folder: str):
     """What is written while three more steps are trained is the state before them."""
-    rank.load(model=tiny_model(), learner=learner)
-    train(rank, 0, 3)
+    load(rank, kind, tiny_model(), learner)
+    train(rank, 0, 3, kind)
     gate = threading.Event()
     _writer(rank.engine)._thread.submit(gate.wait)
     rank.save(folder=folder)
-    train(rank, 3, 3)
+    train(rank, 3, 3, kind)
     assert not rank.saved_files(folder=folder)
     assert not [path for path in Path(folder).rglob("*.pt") if path.stat().st_size]
     rank.group.barrier()
@@ -112,17 +119,27 @@ def save_after_three_steps(rank: Rank, learner: LearnerSettings, folder: str):
     return whole_weights(rank)
 
 
-def go_on(rank: Rank, learner: LearnerSettings, folder: str):
-    rank.load(model=tiny_model().model_copy(update={"init_seed": 5}), learner=learner)
+def go_on(rank: Rank, kind: str, learner: LearnerSettings, folder: str):
+    load(rank, kind, tiny_model().model_copy(update={"init_seed": 5}), learner)
     rank.restore(folder=folder)
-    train(rank, 3, 3)
+    train(rank, 3, 3, kind)
     return whole_weights(rank)
 
 
-@pytest.mark.parametrize("num_ranks", [(2, 1), (1, 2)])
-def test_another_number_of_ranks_goes_on_from_a_universal_checkpoint(ranks: Ranks, num_ranks, tmp_path):  # noqa: F811
+@pytest.mark.parametrize(
+    ("num_ranks", "kind", "zero_stage"),
+    [((2, 1), "policy", 3), ((1, 2), "policy", 3), ((2, 1), "policy", 1), ((2, 1), "scalar", 3)],
+)
+def test_another_number_of_ranks_goes_on_from_a_universal_checkpoint(
+    ranks: Ranks,  # noqa: F811
+    num_ranks: tuple[int, int],
+    kind: str,
+    zero_stage: int,
+    tmp_path: Path,
+):
     written_by, read_by = num_ranks
-    arguments = {"learner": LearnerSettings(eps=1e-3), "folder": str(tmp_path / "state")}
+    learner = LearnerSettings(eps=1e-3, zero_stage=zero_stage)
+    arguments = {"kind": kind, "learner": learner, "folder": str(tmp_path / "state")}
     straight = ranks.run(written_by, save_after_three_steps, **arguments)[0]
     resumed = ranks.run(read_by, go_on, **arguments)[0]
     for name in straight:
