@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from actors.groups import ModelGroup, Pending, in_shard_order, of_rank_0
-from actors.rank import Rank, fetch, publish
+from actors.rank import Rank, fetch, publish, remote_rank
 from rlsys.recipe.algorithm import AlgorithmSettings, PreferenceLossSettings, SupervisedLossSettings
 from rlsys.recipe.rollout import WeightTransfer
 
@@ -34,7 +34,7 @@ Refs = Sequence[Any]
 """One ObjectRef (or value) a shard."""
 
 
-@ray.remote
+@remote_rank
 class LearnerRank(Rank):
     """One rank of the policy."""
 

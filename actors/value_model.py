@@ -7,10 +7,8 @@ values(shards) --> advantages (learner) --> returns --> train_value(shards, retu
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import ray
-
 from actors.groups import ModelGroup, Pending, in_shard_order, of_rank_0
-from actors.rank import Rank, fetch, publish
+from actors.rank import Rank, fetch, publish, remote_rank
 from rlsys.recipe.algorithm import AlgorithmSettings, RewardLossSettings
 
 if TYPE_CHECKING:
@@ -23,7 +21,7 @@ Refs = Sequence[Any]
 """One ObjectRef (or value) a shard."""
 
 
-@ray.remote
+@remote_rank
 class ValueModelRank(Rank):
     """One rank of a scalar model."""
 

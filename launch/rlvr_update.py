@@ -67,7 +67,8 @@ class Update:
             except ActorError as error:
                 if name != "reference":
                     raise
-                replace_frozen(self._run, error)
+                if pending.asked(self._run.context.crew.reference):  # else another has taken its place already
+                    replace_frozen(self._run, error)
                 self._submit_reference()
             else:
                 self._note_time(name)

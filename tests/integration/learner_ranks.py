@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from actors.groups import Placement, RankGroup
-from actors.rank import Rank
+from actors.rank import Rank, remote_rank
 from rlsys.data.packing import Row
 from rlsys.models.engine import StepInput
 from rlsys.recipe.learner import LearnerSettings
@@ -22,7 +22,7 @@ VOCAB = 48
 TOKENIZER = str(Path(__file__).parents[2] / "rlsys/quickstart/tokenizer")
 
 
-@ray.remote
+@remote_rank
 class ProgramRank(Rank):
     """A rank that runs whatever function of its engine a test gives it."""
 
