@@ -270,7 +270,7 @@ def test_verdicts_that_fail_are_counted_though_no_batch_holds_them(context: RunC
     masked = [end for end in run.ends if end[1] == "masked"]
     assert len(masked) >= 8 and run.summary["ledger"]["trained"] == 16
     fail_verdicts(verifier, every=1)
-    with pytest.raises(VerifierError, match=r"10 prompts in a row .* could judge; got '\w+: timeout'"):
+    with pytest.raises(VerifierError, match=r"10 prompts in a row .* could judge; got '(\w+: timeout(, )?)+'"):
         train(context, "not-judged", batches=2)
     fail_verdicts(verifier, every=0)
     run = train(context, "judged", batches=1)
