@@ -1,13 +1,16 @@
-"""What an RLVR stage does when a group of ranks dies.
+"""What an RLVR stage does when a group of ranks dies, or what it was to train on is lost.
 
     learner, value      policy, value model, ledger, buffer, tracker and engines go back to the last checkpoint together
     reference, reward   the frozen models: each started again alone
+    finished groups     lost with the node that held them: as for the learner, with nobody to start again
 
 Workers that die are no matter of this file: `actors.roster` replaces them, the ledger issues their groups again.
 """
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
+
+import ray.exceptions
 
 from actors.groups import Pending
 from launch.context import RunContext
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 FROZEN = ("reference", "reward")
 """Groups of ranks that hold nothing but what they were loaded with."""
+LOST_GROUPS = "finished_groups"
+"""What is counted, in place of actors, when groups of the buffer are lost."""
 
 
 def go_back(run: "RlvrRun", error: RlsysError) -> None:
@@ -28,12 +33,14 @@ def go_back(run: "RlvrRun", error: RlsysError) -> None:
     `rlvr_setup.bring_up` comes next, and finds everything as it was committed; without a checkpoint the stage starts
     at its beginning.
 
+    So it does, with nobody to start again, when a batch's or the buffer's groups are gone with a node of the cluster.
+
     Raises:
-        RlsysError: the error itself: no rank died, or too many did.
+        RlsysError: the error itself: no rank died and nothing was lost, or too often.
     """
     crew = run.context.crew
     fallen = crew.fallen()
-    if not fallen:
+    if not fallen and not (_objects_are_lost(error) and crew.restarts.spend(LOST_GROUPS)):
         raise error
     run.pump.abort()
     for worker in crew.workers:
@@ -41,13 +48,21 @@ def go_back(run: "RlvrRun", error: RlsysError) -> None:
     if not all([crew.restart(kind) for kind in fallen]):
         raise error
     run.num_rollbacks += 1
-    print(f"{run.settings.label} goes back to its last checkpoint, {', '.join(fallen)} died: {error}", flush=True)
+    reason = f"{', '.join(fallen)} died" if fallen else "finished groups were lost"
+    print(f"{run.settings.label} goes back to its last checkpoint, {reason}: {error}", flush=True)
     try:
         finish_checkpoints(run)
     except RlsysError as problem:  # that checkpoint is lost; the one before it is there
         print(f"what was being written is lost: {problem}", flush=True)
     run.context.forget_models()
     run.forget()
+
+
+def _objects_are_lost(error: BaseException | None) -> bool:
+    """Whether it comes of objects whose only copy, or owner, is gone."""
+    while error is not None and not isinstance(error, ray.exceptions.ObjectLostError):
+        error = error.__cause__
+    return error is not None
 
 
 def replace_frozen(run: "RlvrRun", error: RlsysError) -> None:
