@@ -103,7 +103,7 @@ class EngineLoop:
         """Queues groups, all of them between the same two steps.
 
         Returns:
-            For each group a future of its rollouts, by sample index; `PromptRefused` when the engine has no room for it.
+            For each group a future of its rollouts, by sample index; `PromptRefused` when there is no room for it.
         """
         futures: list[Future[tuple[Rollout, ...]]] = [_promise() for _ in requests]
 
