@@ -78,7 +78,7 @@ def _supervise(
     while True:
         try:
             return topology(run)
-        except (ActorError, CheckpointError) as error:
+        except (ActorError, CheckpointError) as error:  # what a death looks like; bad data, say, is told at once
             _go_back(run, error)
 
 
