@@ -341,14 +341,18 @@ def test_a_rollback_goes_on_with_groups_that_were_under_way(context: RunContext,
     faults.around(monkeypatch, RolloutPump, "under_way", after=let_go)
     faults.around(monkeypatch, Learner, "train_policy", after=in_update)
     sampling = SamplingSettings(max_tokens=48, ignore_end=True)
-    run = train(context, "gone-on", max_staleness=1, batches=4, sampling=sampling, save_rollouts_every=1)
+    # The last batch takes them all; of two that are left, the first might take others, and they would be too old then.
+    run = train(
+        context, "gone-on", max_staleness=1, batches=3, sampling=sampling, save_rollouts_every=1,
+        checkpoint=CheckpointSettings(every=2, background=False),
+    )  # fmt: skip
     assert len(faults.injected) == 1
     assert_whole(run)
     assert run.rows[-1]["perf/rollbacks"] == 1
     assert max(row["staleness/max_steps"] for row in run.rows) <= 1
     saved = load_rollouts(run.folder / "checkpoints" / "step_000002" / "rollouts.safetensors").partial
     begun = {(g.prompt.ordinal, r.sample_index): r for g in saved for r in g.responses if len(r.response_ids)}
-    assert [row["rollout/continued"] for row in run.rows] == [0, 0, len(begun), len(begun)]
+    assert [row["rollout/continued"] for row in run.rows] == [0, 0, len(begun)]
     trained = {(row["ordinal"], row["sample_index"]): row for row in sampled(run)}
     num_mixed = 0
     for key, response in begun.items():
