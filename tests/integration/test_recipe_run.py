@@ -230,6 +230,8 @@ def test_a_stage_done_again_and_interrupted_goes_on_and_has_each_step_once(tmp_p
         process = subprocess.Popen(
             [*command, *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             start_new_session=True,
+            # A shell's background jobs, which these tests may be, hand down that Ctrl-C is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         ours = psutil.Process(process.pid)
         while not any(row["time"] > started and row["step"] >= step for row in rows(run, "rlvr")):
