@@ -24,7 +24,7 @@ METRICS: dict[str, str] = {
     "policy/{kl,kl_per_response}": "KL to the reference by k1 before the update, a token and a response, nats",
     "policy/{ratio,advantage}/{mean,std}": "importance ratio of the update; advantage as trained on",
     "policy/{mismatch_kl,mismatch_abs}": "engine against learner at the same weights, a token",
-    "policy/canary_gap": "largest logprob difference of the canary text, engines against learner, since the last step",
+    "policy/canary_gap": "largest logprob difference (beyond 1 nat, as a share) of the canary, engines against learner",
     "policy/lag_kl": "KL from the policy that sampled stale tokens to the learner's, a token",
     "policy/lag_touched_frac": "tokens whose lag weight was truncated or masked",
     "policy/lag_weight/{mean,std}": "weight of a token from the lag correction",

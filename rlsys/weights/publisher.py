@@ -100,8 +100,8 @@ class PublicationSettings:
     """The longest that any one phase may last, draining excepted."""
     drain_deadline_s: float = 600.0
     canary_tolerance: float = 1e-3
-    """How far an engine's logprobs may be from the learner's: on average over the canary's tokens, and at a single
-    token `CANARY_PEAK` times as far. 1e-5 holds in float32."""
+    """How far an engine's logprobs may be from the learner's (`canary_gap`): on average over the canary's tokens, and
+    at a single token `CANARY_PEAK` times as far. 1e-5 holds in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,8 @@ class PublicationReport:
     new_group: bool
     """Whether the group had to be built first."""
     canary_gap: float
-    """The largest difference between any engine's logprobs and the learner's; NaN without a canary."""
+    """The largest difference between any engine's logprobs and the learner's, as `canary_gap` has it; NaN without a
+    canary."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By phase: prepare, connect, transfer, compare, commit; and total."""
 
@@ -247,7 +248,7 @@ class WeightPublisher:
         for engine, reception in zip(self._engines, receptions, strict=True):
             problem = difference(manifest, reception)
             if problem is None and len(learner_logprobs):
-                gap = np.abs(reception.canary_logprobs - learner_logprobs)
+                gap = canary_gap(reception.canary_logprobs, learner_logprobs)
                 gaps.append(float(gap.max()))
                 problem = self._canary_problem(float(gap.mean()), gaps[-1])
             if problem is not None:
@@ -281,6 +282,18 @@ class WeightPublisher:
                 answer.result(timeout=max(0.0, ends_at - time.monotonic()))
             except (RlsysError, TimeoutError):
                 continue  # it has failed already, and the error that is raised says so
+
+
+def canary_gap(engine: np.ndarray, learner: np.ndarray) -> np.ndarray:
+    """How far two computations of the same logprobs are apart: in nats, beyond 1 nat as a share of the logprob.
+
+    Floating point has relative precision: a policy that thinks a token all but impossible gives it a logprob of -100,
+    and float32 holds that to some 1e-5.
+
+    >>> canary_gap(np.array([-0.5, -101.0]), np.array([-0.25, -100.0]))
+    array([0.25, 0.01])
+    """
+    return np.abs(engine - learner) / np.maximum(1.0, np.abs(learner))
 
 
 def difference(manifest: Manifest, reception: Reception) -> str | None:

@@ -75,7 +75,7 @@ def usage_of(driver: subprocess.Popen) -> dict[str, float]:
 def test_half_an_hour_of_kills(tmp_path: Path):
     overrides = (
         "deterministic=false", "rlvr.batches=1000000", "rlvr.max_staleness=1", "rlvr.checkpoint.every=5",
-        "cluster.learner_ranks=2", "cluster.max_restarts=1000",
+        "cluster.learner_ranks=2", "cluster.max_restarts=1000", "rlvr.learner.lr=1e-4",
     )  # fmt: skip
     generator, kills, recoveries, usage = random.Random(7), Counter(), [], []
     kinds: list[str] = []

@@ -8,11 +8,17 @@ import pytest
 
 from rlsys.errors import ActorError, WeightTransferError
 from rlsys.recipe.rollout import UpdateMode
-from rlsys.weights.publisher import PublicationError, PublicationSettings, Reception, WeightPublisher
+from rlsys.weights.publisher import (
+    PublicationError,
+    PublicationSettings,
+    Reception,
+    WeightPublisher,
+    canary_gap,
+)
 from rlsys.weights.records import Manifest, Receipt, Rendezvous, TensorDigest
 
 TENSORS = (TensorDigest("a", "float32", (2,), "aa"), TensorDigest("b", "float32", (3,), "bb"))
-LOGPROBS = -np.arange(13, dtype=np.float32) / 8
+LOGPROBS = -np.arange(13, dtype=np.float32) / 16
 CANARY = [1, 2, 3]
 
 
@@ -24,6 +30,7 @@ class World:
         self.faults: dict[str, Exception] = {}
         self.silent: set[str] = set()
         self.unanswered: dict[str, Future] = {}
+        self.learner_logprobs = LOGPROBS
 
     def answer(self, call: str, value: Callable[[], object] = lambda: None) -> Future:
         self.calls.append(call)
@@ -51,7 +58,7 @@ class ScriptedLearner:
         return self.world.answer(f"send {transfer}", lambda: Manifest(transfer, TENSORS, 20, 1, 20, 0.1))
 
     def canary_logprobs(self, token_ids: Sequence[int]) -> Future:
-        return self.world.answer("canary", lambda: LOGPROBS)
+        return self.world.answer("canary", lambda: self.world.learner_logprobs)
 
     def close_group(self) -> Future:
         return self.world.answer("close")
@@ -135,6 +142,16 @@ def compute_otherwise(engine: ScriptedEngine) -> None:
 def compute_once_otherwise(engine: ScriptedEngine) -> None:
     """Right on average, and yet too far off at one token."""
     engine.logprobs = LOGPROBS + np.array([*[0.0] * 12, 0.0117], np.float32)
+
+
+def test_a_gap_is_relative_where_a_token_is_all_but_impossible():
+    learner = np.array([-0.5, -2.0, -100.0], np.float32)
+    engine = np.array([-0.5001, -2.0002, -100.01], np.float32)
+    np.testing.assert_allclose(canary_gap(engine, learner), [1e-4, 1e-4, 1e-4], rtol=1e-2)
+    world, engines, publisher = scene(1, canary_tolerance=1e-5)
+    world.learner_logprobs = 100 * LOGPROBS - 1
+    engines[0].logprobs = world.learner_logprobs * np.float32(1 + 1e-6)
+    assert publisher.publish(1, canary_ids=CANARY).canary_gap == pytest.approx(1e-6, rel=0.1)
 
 
 def compute_nothing(engine: ScriptedEngine) -> None:
