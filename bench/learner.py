@@ -1,11 +1,12 @@
 """The learner against bare loops, and packing against padding: tokens a second on one rank and one thread.
 
     python bench/learner.py loops   [--size tiny|13m] [--zero-stage 3] [--rounds 5]
-    python bench/learner.py packing [--data ../shared/data] [--rows 128] [--rounds 2]
+    python bench/learner.py packing [--data ../shared/data] [--rows 128] [--rounds 2] [--mask]
 
-`loops` trains the same model on the same rows, packed alike, in three ways: plain PyTorch and AdamW; a bare DeepSpeed
-loop (`engine(...)`, `backward`, `step`); and `TrainEngine.train_step` with its packing, metrics and safety. `packing`
-trains on real chats with best-fit packing and with batches of randomly chosen rows padded to the longest.
+`loops` trains the same model on the same rows, packed alike and attended to document by document, in three ways: plain
+PyTorch and AdamW; a bare DeepSpeed loop (`engine(...)`, `backward`, `step`); and `TrainEngine.train_step` with its
+packing, metrics and safety. `packing` trains on real chats, 64 a step, with best-fit packing and with batches of 8
+randomly chosen rows padded to the longest; with `--mask` packed rows are attended to under transformers' mask instead.
 
 The ways take turns in one process, round by round, and each reports its best round, so that a busy machine weighs on
 all alike. Seconds are CPU seconds: with one thread and one rank they are what an idle machine's clock would show.
@@ -18,9 +19,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
+ROWS_OF_STEP, ROWS_PADDED = 64, 8
+"""Of one step of `packing`; of one of its padded batches."""
 SHAPE = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 SIZES = {
     "tiny": dict(zip(SHAPE, (400, 64, 3, 4, 192), strict=True)),
@@ -40,13 +44,14 @@ def main() -> None:
     parser.add_argument("--data", default="../shared/data")
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--mask", action="store_true")
     arguments = parser.parse_args()
     os.environ["DS_ACCELERATOR"] = "cpu"
     group = join()
     if arguments.what == "loops":
         compare_loops(group, arguments.size, arguments.zero_stage, arguments.rounds)
     else:
-        compare_packing(group, Path(arguments.data), arguments.rows, arguments.rounds)
+        compare_packing(group, Path(arguments.data), arguments.rows, arguments.rounds, mask=arguments.mask)
 
 
 def join() -> Any:
@@ -84,7 +89,7 @@ def compare_loops(group: Any, size: str, zero_stage: int, rounds: int) -> None:
     tokens = sum(len(row) for rows in steps for row in rows)
     torch.set_num_threads(1)
     ways = {
-        "PyTorch": pytorch_way(size, zero_stage),
+        "PyTorch": pytorch_way(group, size, zero_stage),
         "DeepSpeed": deepspeed_way(group, size, zero_stage),
         "rlsys": our_way(group, *settings(size, zero_stage)),
     }
@@ -126,13 +131,21 @@ def bare_loss(model: Any, batch: Any, vocab_size: int, denominator: float) -> An
     return (losses * mask.reshape(-1)).sum() / denominator
 
 
-def pytorch_way(size: str, zero_stage: int) -> Callable[[Sequence[np.ndarray]], None]:
-    """Plain PyTorch."""
-    import torch
-
+def bare_model(group: Any, size: str, zero_stage: int) -> Any:
+    """The model of both bare ways, which attends as ours does."""
+    from rlsys.models.document_attention import attend_by_document
     from rlsys.models.loading import load_causal_lm
 
     model = load_causal_lm(settings(size, zero_stage)[0])
+    attend_by_document(model, group.device)
+    return model
+
+
+def pytorch_way(group: Any, size: str, zero_stage: int) -> Callable[[Sequence[np.ndarray]], None]:
+    """Plain PyTorch."""
+    import torch
+
+    model = bare_model(group, size, zero_stage)
     adam = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
 
     def step(rows: Sequence[np.ndarray]) -> None:
@@ -151,8 +164,6 @@ def deepspeed_way(group: Any, size: str, zero_stage: int) -> Callable[[Sequence[
     import deepspeed
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-    from rlsys.models.loading import load_causal_lm
-
     config = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_clipping": 1.0,
@@ -162,7 +173,7 @@ def deepspeed_way(group: Any, size: str, zero_stage: int) -> Callable[[Sequence[
         "steps_per_print": 1 << 62,
     }
     while_loading = HfDeepSpeedConfig(config) if zero_stage == 3 else None
-    model = load_causal_lm(settings(size, zero_stage)[0])
+    model = bare_model(group, size, zero_stage)
     del while_loading
     engine, *_ = deepspeed.initialize(model=model, config=config, dist_init_required=False)
 
@@ -196,9 +207,10 @@ def our_way(group: Any, model: Any, learner: Any) -> Callable[[Sequence[np.ndarr
     return step
 
 
-def compare_packing(group: Any, data: Path, num_rows: int, rounds: int) -> None:
-    """Best-fit packing against batches of 8 random rows padded to the longest of them."""
+def compare_packing(group: Any, data: Path, num_rows: int, rounds: int, *, mask: bool) -> None:
+    """Best-fit packing against batches of 8 random rows padded to the longest of them, in steps of the same rows."""
     import tempfile
+    from contextlib import nullcontext
 
     import torch
 
@@ -214,18 +226,18 @@ def compare_packing(group: Any, data: Path, num_rows: int, rounds: int) -> None:
         order = np.random.default_rng(0).permutation(len(store))
         rows = [store.row(int(i)).token_ids[:1024] for i in order[:num_rows]]
     model, learner = settings("13m", 3, tokens_per_micro_batch=8192, row_length=1024)
-    packed_way = our_way(group, model, learner)
-    padded_way = our_way(group, model, learner.model_copy(update={"packing": "bucketed"}))
+    with patch("rlsys.models.build.attend_by_document") if mask else nullcontext():
+        way = our_way(group, model, learner)
 
-    def padded() -> None:
-        for start in range(0, len(rows), 8):
-            padded_way(rows[start : start + 8])
+    def steps() -> None:
+        for start in range(0, len(rows), ROWS_OF_STEP):
+            way(rows[start : start + ROWS_OF_STEP])
 
-    def packed_rows() -> None:
-        for start in range(0, len(rows), 64):
-            packed_way(rows[start : start + 64])
+    def padded_steps() -> None:
+        with patch("rlsys.models.engine.micro_batches", padded_batches):
+            steps()
 
-    best = time_ways({"padded": padded, "packed": packed_rows}, rounds)
+    best = time_ways({"padded": padded_steps, "packed": steps}, rounds)
     tokens = sum(len(row) for row in rows)
     lengths = sorted(len(row) for row in rows)
     print(
@@ -233,6 +245,16 @@ def compare_packing(group: Any, data: Path, num_rows: int, rounds: int) -> None:
     )
     for name, seconds in best.items():
         print(f"{name:8s} {tokens / seconds:8.0f} useful tokens/s   x{best['padded'] / seconds:.2f}")
+
+
+def padded_batches(units: Sequence[Any], **_: Any) -> list[Any]:
+    """In place of the engine's micro-batches: rows as they come, each batch padded to its longest."""
+    from rlsys.data.packing import micro_batches
+
+    parts = [units[start : start + ROWS_PADDED] for start in range(0, len(units), ROWS_PADDED)]
+    return [
+        batch for part in parts for batch in micro_batches(part, tokens_per_micro_batch=1 << 62, packing="bucketed")
+    ]
 
 
 if __name__ == "__main__":
