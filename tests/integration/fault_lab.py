@@ -193,17 +193,20 @@ def skip_steps(rank: Any, fault: str) -> None:
 
 
 def slow_down(actor: Any, method: str, seconds: float) -> None:
-    """From now on each step of a worker's or rank's engine takes so much longer."""
+    """From now on each such call takes so much longer of a worker's or rank's engine, or of a verifier's pool."""
 
     def spoil(self: Any, method: str, seconds: float) -> None:
-        engine = self._loop._engine if hasattr(self, "_loop") else self.engine
-        original = getattr(engine, method)
+        if hasattr(self, "_loop"):
+            slowed = self._loop._engine
+        else:
+            slowed = self._verifying._pool if hasattr(self, "_verifying") else self.engine
+        original = getattr(slowed, method)
 
         def slow(*args: Any, **kwargs: Any) -> Any:
             time.sleep(seconds)
             return original(*args, **kwargs)
 
-        setattr(engine, method, slow)
+        setattr(slowed, method, slow)
 
     ray.get(actor.__ray_call__.remote(spoil, method, seconds), timeout=60)
 

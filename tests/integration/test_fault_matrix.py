@@ -57,6 +57,8 @@ MOMENTS: dict[str, tuple[type, str, str, int]] = {
     "checkpoint": (ModelGroup, "save", "after", 1),
 }
 """Where the fault is injected: around which call of the driver. What is called there is under way after it."""
+SLOWED = {"rollout": ("step", 0.3), "verifier": ("verify_many", 1.0), "learner": ("train_step", 3.0)}
+"""Which call takes how many more seconds, about a hundred times its own."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,15 @@ CELLS = [
         Cell("SIGKILL", "rollout worker", moment, "rollout")
         for moment in ("idle", "sampling", "update", "publication", "checkpoint")
     ),
+    Cell("slow 100x", "rollout worker", "sampling"),  # until the next cell replaces it
     Cell("SIGSTOP", "rollout worker", "sampling", "rollout"),
     Cell("SIGSTOP", "rollout worker", "publication", "rollout"),
     Cell("exception", "rollout worker", "sampling", "rollout"),
-    Cell("slow 100x", "rollout worker", "sampling"),
     *(
         Cell("SIGKILL", "verifier worker", moment, "verifier")
         for moment in ("idle", "sampling", "update", "publication")
     ),
+    Cell("slow 100x", "verifier worker", "sampling"),  # until the next cell replaces it
     Cell("SIGSTOP", "verifier worker", "sampling", "verifier"),
     Cell("exception", "verifier worker", "sampling", "verifier"),
     Cell("SIGKILL", "verifier's pool", "sampling"),
@@ -170,14 +173,11 @@ def injection(context: RunContext, cell: Cell, faults: Faults) -> Callable[[], N
         return send
 
     def spoil() -> None:
-        if cell.component == "verifier worker":
-            raise_in_verifying(handle)
-        elif cell.component == "rollout worker":
-            (raise_in_steps if cell.fault == "exception" else lambda each: slow_down(each, "step", 0.3))(handle)
-        elif cell.fault == "exception":
-            raise_in_training(handle)
+        kind = cell.component.split()[0]
+        if cell.fault == "exception":
+            {"verifier": raise_in_verifying, "rollout": raise_in_steps}.get(kind, raise_in_training)(handle)
         else:
-            slow_down(handle, "train_step", 3.0)
+            slow_down(handle, *SLOWED[kind])
         faults.injected.append(name)
 
     return spoil
@@ -364,7 +364,8 @@ def wait_while_running(driver: subprocess.Popen, *, until: Callable[[], bool], t
 # --- engines of more than one process --------------------------------------------------------------------------------
 
 
-def test_a_killed_engine_core_costs_its_rollout_worker(tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
+def test_an_engine_core_that_falls_costs_its_rollout_worker(tmp_path: Path, monkeypatch, number: signal.Signals):
     """A tensor-parallel engine has a process for each part; the worker that owns them ends with any of them."""
     first, second = sorted(os.sched_getaffinity(0))[:2]
     overrides = (
@@ -379,7 +380,7 @@ def test_a_killed_engine_core_costs_its_rollout_worker(tmp_path: Path, monkeypat
         assert len(cores) >= 2
         faults.around(
             monkeypatch, RolloutPump, "poll",
-            before=lambda call: faults.signal("engine core", [cores[-1].pid]) if call == 3 else None,
+            before=lambda call: faults.signal("engine core", [cores[-1].pid], number) if call == 3 else None,
         )  # fmt: skip
         assert_whole(train(context, "cores"))
         assert faults.injected == ["engine core"]
