@@ -22,10 +22,12 @@ lint: install-test
 	.venv/bin/ruff format --check .
 	.venv/bin/basedpyright --level error
 
-# Tests without Ray run two at a time; those that start engines and clusters run alone.
+# Two at a time, but for those that time what they break.
 test: lint
 	.venv/bin/python -m pytest -n 2 -q tests/unit tests/real_data $(ARGS)
-	.venv/bin/python -m pytest -q tests/integration --durations=30 $(ARGS)
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q tests/integration --durations=20 \
+	  -m "not alone and not faults and not soak" $(ARGS)
+	.venv/bin/python -m pytest -q tests/integration --durations=20 -m "alone and not faults and not soak" $(ARGS)
 
 faults: install-test
 	.venv/bin/python -m pytest -q -m faults tests/integration $(ARGS)

@@ -22,7 +22,7 @@ from rlsys.errors import ActorError
 from rlsys.recipe.verifiers import VerifierSettings
 from rlsys.types import Check, Prompt, Rollout
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(300)]
 
 
 @remote_rank

@@ -60,7 +60,7 @@ from rlsys.telemetry.tracker import read_metrics
 from rlsys.types import Prompt
 from rlsys.weights.publisher import PublicationSettings
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.alone,
     pytest.mark.real_data,
     pytest.mark.timeout(900),
     pytest.mark.skipif(not DATA.is_dir(), reason="the real data is not at ../shared/data"),

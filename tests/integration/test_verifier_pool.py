@@ -20,7 +20,7 @@ from rlsys.errors import DataError, VerifierError
 from rlsys.types import Verdict
 from rlsys.verifiers.pool import VerifierPool, VerifyRequest
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 CPU_LIMIT_S = 0.2
 WALL_LIMIT_S = 90.0
 """Far beyond what a fifth of a second of CPU time takes on a machine that is shared with others."""

@@ -16,6 +16,7 @@ from rlsys.types import Rollout
 
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.alone,
     pytest.mark.timeout(280),
     pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="tensor parallelism on CPU needs two cores"),
 ]
