@@ -27,7 +27,7 @@ if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then
     kind=gpu
     need_gib=20
 fi
-stamp=.venv/.installed-$want-$(cat requirements/$kind.txt requirements/test.txt pyproject.toml "$0" | cksum | cut -d' ' -f1)
+stamp=.venv/.installed-$want-$(cat requirements/$kind.txt requirements/test.txt requirements/*/pyproject.toml pyproject.toml "$0" | cksum | cut -d' ' -f1)
 [ -f "$stamp" ] && exit 0
 free_gib=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')
 [ "$free_gib" -ge "$need_gib" ] || [ -x .venv/bin/rlsys ] ||
@@ -46,6 +46,7 @@ else
     # The CPU build where the configured index has it, else the default build, which also runs without a GPU.
     pip torch==2.13.0+cpu 2>/dev/null || need torch==2.13.0
     need --no-deps -r requirements/cpu.txt
+    need --no-deps --no-build-isolation requirements/vllm-alias
     [ "$want" = run ] || need --no-deps -r requirements/test.txt
 fi
 need --no-deps --no-build-isolation -e .

