@@ -14,7 +14,7 @@ from rlsys.types import GroupSummary
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(600)]
 
-ROOM = {"rollout": 2.5, "verifier": 2.0, "ranks": 3.0}
+ROOM = {"rollout": 3, "verifier": 2, "ranks": 3}
 
 
 @pytest.fixture
