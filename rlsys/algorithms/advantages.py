@@ -106,6 +106,7 @@ def token_rewards(
     group_ids: torch.Tensor,
     keep: torch.Tensor,
     kl: torch.Tensor | None = None,
+    responses: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Steps 1 and 2: each response's score less its baseline at its last token, and the KL penalty.
 
@@ -115,13 +116,16 @@ def token_rewards(
         group_ids: `[N]` int64, from 0: which prompt's.
         keep: `[N]` bool.
         kl: `[N, L]`, an estimate at each token, where the KL is in the reward.
+        responses: `[N, L]`, 1 at all of their tokens, where the mask leaves some out: a response's KL is of all of it,
+            as its score is.
 
     Returns:
         `[N, L]` float32, 0 where the mask is 0.
     """
     estimator = ADVANTAGES[settings.advantage]
     if kl is not None and estimator.kl_in_score:
-        scores, kl = scores - settings.kl_beta * sequence_sums(kl, mask), None
+        whole = mask if responses is None else responses
+        scores, kl = scores - settings.kl_beta * sequence_sums(kl, whole), None
     return per_token_rewards(estimator.baseline(scores, group_ids, keep), kl, mask, beta=settings.kl_beta)
 
 

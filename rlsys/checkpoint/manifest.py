@@ -13,7 +13,7 @@ from rlsys.checkpoint.seal import FileDigest, digest_files
 MANIFEST = "manifest.json"
 MANIFEST_DIGEST = "manifest.json.sha256"
 """In the form of `sha256sum`, so that `sha256sum -c` can check it."""
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)

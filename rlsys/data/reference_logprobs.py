@@ -47,6 +47,7 @@ def model_digest(model: ModelSettings) -> str:
         about = [model.model_dump_json(exclude={"tokenizer"})]
     else:
         folder = Path(model.path).expanduser()
-        names = ["config.json", *sorted(path.name for path in folder.glob("*.safetensors"))]
+        own_code = folder.glob("*.py") if model.trust_remote_code else ()
+        names = ["config.json", *sorted(path.name for path in (*folder.glob("*.safetensors"), *own_code))]
         about = [model.attention, *(f"{name} {file.sha256}" for name, file in digest_files(folder, names).items())]
     return hashlib.sha256("\n".join(about).encode()).hexdigest()

@@ -134,6 +134,7 @@ def _rewards(
         group_ids=torch.repeat_interleave(torch.tensor([len(group) for group in item.shard], dtype=torch.int64)),
         keep=keep,
         kl=kl,
+        responses=pad(trained_mask(experiences), lengths),
     )
     return rewards, sums
 

@@ -11,10 +11,20 @@ from rlsys.errors import RecipeError
 from rlsys.models.model_folder import check_folder
 from rlsys.recipe import stages
 from rlsys.recipe.model import ModelSettings
-from rlsys.recipe.recipe import HUB, PRODUCES, STAGE_REFERENCE, Recipe
+from rlsys.recipe.recipe import HUB, PRODUCES, SHARED_SECTIONS, STAGE_REFERENCE, Recipe
 from rlsys.recipe.rollout import context_length
 from rlsys.recipe.section import PREVIOUS
 from rlsys.recipe.stages import AnyStage
+
+READ_AS = {
+    "policy": ("policy",),
+    "pairs": ("pairs",),
+    "value_from": ("reward model", "policy"),
+    "reward_model.path": ("reward model",),
+}
+"""Keys that name what a stage made, to what that may be; the others name files."""
+SOURCES = {"sft": ("data",), "preferences": ("prompts",), "rlvr": ("prompts",)}
+"""What a kind of stage cannot be without."""
 
 
 def recipe_faults(recipe: Recipe) -> list[str]:
@@ -29,6 +39,11 @@ def recipe_faults(recipe: Recipe) -> list[str]:
     found += _verifier_faults(recipe)
     before: dict[str, str] = {}
     for stage in recipe.stage:
+        if stage.label in Recipe.model_fields or stage.label in SHARED_SECTIONS:
+            found.append(
+                f"{stage.label}: a stage of this name hides the recipe's section {stage.label} from overrides; give it "
+                "another name"
+            )
         if stage.label in before:
             found.append(f"{stage.label}: two stages have this name; give one of them another name")
         found += input_faults(stage, before)
@@ -82,7 +97,7 @@ def input_faults(stage: AnyStage, before: Mapping[str, str]) -> list[str]:
     """
     found = _missing_inputs(stage, before)
     for key, path in stages.paths_read(stage):
-        found += _path_faults(f"{stage.label}.{key}", path, before)
+        found += _path_faults(stage.label, key, path, before)
     return found
 
 
@@ -95,21 +110,35 @@ def _missing_inputs(stage: AnyStage, before: Mapping[str, str]) -> list[str]:
         wanted.append(("value_from", stage.value_from, "reward model"))
     if isinstance(stage, stages.RlvrStage) and stage.reward_model is not None:
         wanted.append(("reward_model.path", stage.reward_model.path, "reward model"))
-    return [
+    found = [
         f"{stage.label}.{key}: no earlier stage makes a {product}; add such a stage, or give a folder"
         for key, reference, product in wanted
         if reference == PREVIOUS and product not in made
     ]
+    for key in SOURCES.get(stage.kind, ()):
+        if not getattr(stage, key).source:
+            found.append(f'{stage.label}.{key}: no source; add source = [{{ path = "FILE.jsonl" }}]')
+    return found
 
 
-def _path_faults(key: str, path: str, before: Mapping[str, str]) -> list[str]:
+def _path_faults(label: str, key: str, path: str, before: Mapping[str, str]) -> list[str]:
+    place, products = f"{label}.{key}", READ_AS.get(key)
     if path.startswith(STAGE_REFERENCE):
-        label = path.removeprefix(STAGE_REFERENCE).split("/")[0]
-        if label not in before:
-            known = ", ".join(before) or "none"
-            return [f"{key}: no earlier stage is called {label}; got '{path}'; stages before it: {known}"]
-    elif not path.startswith(HUB) and not glob.glob(path):
-        return [f"{key}: no such file or folder; got '{path}'; mend the path, or download the data there"]
+        maker, _, file = path.removeprefix(STAGE_REFERENCE).partition("/")
+        known = ", ".join(before) or "none"
+        if maker not in before:
+            return [f"{place}: no earlier stage is called {maker}; got '{path}'; stages before it: {known}"]
+        if products and not file and PRODUCES.get(before[maker]) not in products:
+            return [f"{place}: {maker} makes no {' or '.join(products)}; got '{path}'; stages before it: {known}"]
+    elif path.startswith(HUB):
+        return []
+    elif not os.path.exists(path) and (products or not glob.glob(path)):
+        return [f"{place}: no such file or folder; got '{path}'; mend the path, or download the data there"]
+    elif products and products != ("pairs",):
+        try:  # whether it may bring code of its own is asked where it is loaded
+            check_folder(path, trust_remote_code=True)
+        except RecipeError as error:
+            return [f"{place}: {error}"]
     return []
 
 
@@ -139,7 +168,11 @@ def _verifier_faults(recipe: Recipe) -> list[str]:
 def _is_module(name: str) -> bool:
     """Whether a dotted name can be found, without importing anything of it."""
     top, *rest = name.split(".")
-    spec = find_spec(top) or PathFinder.find_spec(top, [os.getcwd()])  # Ray's workers look there too
+    try:
+        spec = find_spec(top)
+    except ValueError:  # __main__, say
+        return False
+    spec = spec or PathFinder.find_spec(top, [os.getcwd()])  # Ray's workers look there too
     for depth in range(len(rest)):
         if spec is None or spec.submodule_search_locations is None:
             return False
@@ -183,7 +216,9 @@ def _sequence_faults(recipe: Recipe, stage: AnyStage) -> list[str]:
     for size in {learner.sequence_parallel for learner in groups.values()} - {1}:
         heads = recipe.model.configuration.get("num_attention_heads") or 0
         kv_heads = recipe.model.configuration.get("num_key_value_heads") or heads
-        if heads % size or (kv_heads % size and size % kv_heads):
+        if not isinstance(heads, int) or not isinstance(kv_heads, int):
+            found.append(f"{stage.label}: the model has {heads!r} heads, {kv_heads!r} of keys; write whole numbers")
+        elif heads % size or (kv_heads % size and size % kv_heads):
             found.append(
                 f"{stage.label}: sequence_parallel is {size} but the model has {heads} heads, {kv_heads} of keys; "
                 "choose a divisor of the heads that divides those of keys, or is a multiple of them"

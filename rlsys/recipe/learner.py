@@ -1,6 +1,6 @@
 """`[learner]`: how a group of ranks trains one model. The value model of RLVR has a section of the same kind."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
@@ -74,7 +74,10 @@ class LearnerSettings(Section):
     def _faults(self) -> Iterator[str]:
         for key in self.deepspeed.keys() & OWNED_BY_RLSYS.keys():
             yield f"[learner.deepspeed] may not set {key}; {OWNED_BY_RLSYS[key]}"
-        if "stage" in self.deepspeed.get("zero_optimization", {}):
+        zero = self.deepspeed.get("zero_optimization", {})
+        if not isinstance(zero, Mapping):
+            yield f"[learner.deepspeed] zero_optimization is {zero!r}; write it as a table"
+        elif "stage" in zero:
             yield "[learner.deepspeed] may not set zero_optimization.stage; use learner.zero_stage"
 
     @property

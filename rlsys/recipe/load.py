@@ -1,9 +1,11 @@
 """From a TOML file and `key=value` overrides to a checked recipe: every fault is told at once, each with its fix."""
 
+import copy
 import difflib
 import json
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
@@ -20,6 +22,15 @@ from rlsys.recipe.stages import AnyStage
 
 ON_TOP_OF = {"value": "learner"}
 """A section of a stage to another one of it that it only changes: what it leaves out is as it is there."""
+INSTEAD_OF = {
+    "path": ("config", "init_std", "tokenizer"),
+    "config": ("path",),
+    "warmup_steps": ("warmup_fraction",),
+    "warmup_fraction": ("warmup_steps",),
+    "endpoint": ("local_model",),
+    "local_model": ("endpoint",),
+}
+"""A key to those that it replaces where they come from below, since TOML has no word for taking a key away."""
 HOME = "~/"
 BOUNDS = {
     "greater_than": ("gt", 1),
@@ -50,7 +61,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The tables of a file, merged into those of its base, if it names one."""
     try:
-        tree = tomllib.loads(path.read_text())
+        tree = tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise RecipeError(
             f"no recipe at {path}", fix="give the path of a .toml file, such as configs/quickstart.toml"
@@ -59,8 +70,8 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise RecipeError(
             f"the recipe {path} cannot be read", value=error.strerror, fix="give the path of a readable .toml file"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not TOML: {error}", fix="mend the line it names") from None
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, no path, tables without end
+        raise RecipeError(f"{str(path)!r} is not TOML: {error}", fix="mend the line it names") from None
     _require_stage_tables(tree, str(path))
     if "base" not in tree:
         return tree
@@ -84,7 +95,11 @@ def _label(stage: Mapping[str, Any]) -> str:
 
 def _on_base(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
     stages = {_label(stage): stage for stage in base.get("stage", [])}
-    for stage in tree.pop("stage", []):
+    added = tree.pop("stage", [])
+    for label, number in Counter(map(_label, added)).items():
+        if number > 1:  # either would be merged into the other
+            raise RecipeError(f"{label}: two stages have this name", fix="give one of them another name")
+    for stage in added:
         label = _label(stage)
         stages[label] = _merge(stages.get(label, {}), stage)
     return _merge(base, tree) | {"stage": list(stages.values())}
@@ -126,7 +141,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         raise RecipeError("an override is key=value", value=override, fix="write it as learner.lr=3e-6")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text
     stages = tree.get("stage", [])
     labels = [_label(stage) for stage in stages]
@@ -157,7 +172,9 @@ def _set(table: dict[str, Any], parts: list[str], value: Any, override: str) -> 
             raise RecipeError(f"{part} is a value, not a table", value=override, fix="shorten the key")
     if not parts:
         raise RecipeError("a stage cannot be replaced by a value", value=override, fix="name one of its keys")
-    table[parts[-1]] = value
+    for other in INSTEAD_OF.get(parts[-1], ()):
+        table.pop(other, None)
+    table[parts[-1]] = copy.deepcopy(value)  # the next override may change a key of it in one stage alone
 
 
 def _share_sections(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,6 +198,9 @@ def _with_shared(stage: Mapping[str, Any], shared: Mapping[str, Any]) -> Mapping
 def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in top.items():
+        for other in INSTEAD_OF.get(key, ()):
+            if other not in top:
+                merged.pop(other, None)
         below = merged.get(key)
         merged[key] = _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return merged
@@ -193,7 +213,7 @@ def _check(tree: dict[str, Any]) -> tuple[Recipe | None, list[str]]:
     """The recipe, where its sections are good in themselves, and every fault that can be found.
 
     What is wrong between keys shows only when each key is good: unknown ones are left out, and counts out of bounds
-    put within them, for a second look.
+    put within them, for a second look; but not between such a count and its neighbours, since nobody wrote that one.
     """
     recipe, faults = _parse(tree)
     if recipe is not None:
@@ -203,7 +223,13 @@ def _check(tree: dict[str, Any]) -> tuple[Recipe | None, list[str]]:
         _mend(mended, fault)
     stand_in, others = _parse(mended)
     told = {(fault["loc"], fault["type"]) for fault in faults}
-    faults += [fault for fault in others if (fault["loc"], fault["type"]) not in told]
+    made_up = [fault["loc"] for fault in faults if fault["type"] in BOUNDS]
+    faults += [
+        fault
+        for fault in others
+        if (fault["loc"], fault["type"]) not in told
+        and not any(place[: len(fault["loc"])] == fault["loc"] for place in made_up)
+    ]
     problems = list(_explain_all(faults, tree))
     return None, problems + (recipe_faults(stand_in) if stand_in is not None else list(_faults_of_parts(mended)))
 

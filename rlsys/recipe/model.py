@@ -1,12 +1,14 @@
 """`[model]`: where the weights, the configuration and the tokenizer come from."""
 
-import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from rlsys.errors import RecipeError
+from rlsys.models.model_folder import read_config
 from rlsys.recipe.section import Section
 
 
@@ -32,8 +34,9 @@ class ModelSettings(Section):
         """Keys of the transformers configuration; none where the folder is not on this machine."""
         if self.config is not None:
             return self.config
-        file = Path(self.path or "") / "config.json"
-        return json.loads(file.read_text()) if file.is_file() else {}
+        with suppress(RecipeError):  # told where the folder itself is checked
+            return read_config(Path(self.path or ""))
+        return {}
 
     def _faults(self) -> Iterator[str]:
         if self.path is None and self.config is None:

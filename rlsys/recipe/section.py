@@ -13,7 +13,12 @@ class Section(BaseModel):
     """Frozen, refuses unknown keys, never coerces a type silently, and validates defaults too."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, validate_default=True, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
     def _faults(self) -> Iterable[str]:

@@ -29,8 +29,9 @@ FROM_POLICY = "policy"
 class Stage(Section):
     """What every stage has."""
 
-    name: str = ""
-    """How overrides, `stage:` references and the run folder call it; its kind unless given."""
+    name: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]*)?$")
+    """How overrides, `stage:` references and the run folder call it, in letters, digits, - and _; its kind unless
+    given."""
 
     @property
     def label(self) -> str:
@@ -323,7 +324,7 @@ def paths_read(stage: AnyStage) -> list[tuple[str, str]]:
     paths = [
         (key, fields[key])
         for key in ("policy", "pairs", "value_from")
-        if fields.get(key) not in (None, PREVIOUS, FROM_POLICY)
+        if fields.get(key) not in (None, PREVIOUS) and (key, fields[key]) != ("value_from", FROM_POLICY)
     ]
     for key, settings in fields.items():
         if isinstance(settings, DataSettings):

@@ -97,6 +97,9 @@ def test_rloo_takes_the_kl_of_the_whole_response_before_its_baseline():
     assert without.tolist() == [[0, 0, 0, 4], [0, -4, 0, 0]]
     advantages, _ = token_advantages(found, None, MASK, settings)
     assert advantages.tolist() == [[0, 1, 1, 1], [-1, -1, 0, 0]]
+    young = MASK * torch.tensor([[0, 0, 0, 1], [1, 1, 1, 1]])  # the others are too old to be trained on
+    found = token_rewards(torch.tensor([3.0, -1.0]), young, settings, kl=KL, responses=MASK, **groups)
+    assert found.tolist() == [[0, 0, 0, 1], [0, -1, 0, 0]]
 
 
 @pytest.mark.parametrize("name", sorted(ADVANTAGES))
