@@ -7,7 +7,7 @@ from pathlib import Path
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from rlsys.errors import PlacementError, RlsysError
+from rlsys.errors import ActorError, PlacementError, RlsysError
 from rlsys.recipe.cluster import ClusterSettings
 from rlsys.scaling.placement import Bundle, PlacementPlan, check_fits
 
@@ -71,6 +71,16 @@ def num_gpus() -> float:
 def node_resources() -> list[Mapping[str, float]]:
     """Total resources of every living node."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def require_node() -> None:
+    """Call it in a wait for actors to start, which no cluster without a node ends.
+
+    Raises:
+        ActorError: every node is gone; a driver outlives the raylet beside it.
+    """
+    if ray.is_initialized() and not node_resources():
+        raise ActorError("no node of the cluster is left", fix="start it again; the same command then goes on")
 
 
 def reserve(plan: PlacementPlan, *, timeout_s: float) -> tuple[PlacementGroup | None, list[PlacementGroup]]:

@@ -14,11 +14,14 @@ import ray.exceptions
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.cluster import require_node
 from rlsys.checkpoint.seal import FileDigest
 from rlsys.errors import ActorError, RlsysError
 from rlsys.recipe.learner import LearnerSettings
 from rlsys.recipe.model import ModelSettings
 
+LOOK_S = 10.0
+"""How often a wait for ranks asks whether the cluster is there."""
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -77,7 +80,10 @@ class Pending(Generic[T]):
         answers: dict[int, Any] = {}
         while waiting:
             left = limit - (time.monotonic() - self._since)
-            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=max(left, 0.0))
+            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=max(min(left, LOOK_S), 0.0))
+            if not ready and left > LOOK_S:
+                require_node()
+                continue
             if not ready:
                 self._group.unanswered += waiting
                 raise ActorError(
@@ -91,6 +97,10 @@ class Pending(Generic[T]):
                 self._group.unanswered += waiting
                 raise
         return self._finish([answers[rank] for rank in range(len(self._refs))])
+
+    def abandon(self) -> None:
+        """Nobody waits for the answers any more; ranks that do not give them even later are held in the call."""
+        self._group.unanswered += self._refs
 
     def map(self, function: Callable[[T], U]) -> "Pending[U]":
         """The same answers, seen through a function once they are there."""

@@ -227,7 +227,7 @@ class RolloutPump:
         if chunk.scoring_since is not None:  # by a model that died
             chunk.started += now - chunk.scoring_since
         chunk.scoring_since = now
-        chunk.scored = chunk.scorer.score(chunk.prompts, chunk.rollouts)
+        chunk.scored, *chunk.scored_beside = chunk.scorer.score(chunk.prompts, chunk.rollouts)
         self._chunks[chunk.scored] = chunk
 
     def _verify(self, chunk: Chunk) -> bool:
@@ -297,6 +297,8 @@ class RolloutPump:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
         if isinstance(cause, ray.exceptions.RayError) and not isinstance(cause, ray.exceptions.RayActorError):
             return self._give_up(chunk, "rollouts_lost", error)
+        assert chunk.scorer is not None
+        chunk.scorer.ranks.unanswered += chunk.scored_beside  # they may wait for the rank that failed
         return self._wait_for_another_scorer(chunk, error)
 
     def _wait_for_another_scorer(self, chunk: Chunk, error: Exception) -> list[VerifiedGroup | LostGroups]:
@@ -353,7 +355,7 @@ class RolloutPump:
             return []
         del self._chunks[chunk.awaited]
         assert chunk.scorer is not None
-        chunk.scorer.ranks.unanswered.append(chunk.scored)
+        chunk.scorer.ranks.unanswered += [chunk.scored, *chunk.scored_beside]
         return self._wait_for_another_scorer(chunk, TimeoutError(f"no answer within {self._scoring.timeout_s:g} s"))
 
     def _abort(self, chunk: Chunk) -> None:

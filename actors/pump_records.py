@@ -1,7 +1,7 @@
 """What the pump holds and hands out: chunks under way, and groups that came through or were lost."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from actors.reward_model import RewardModel
@@ -82,6 +82,8 @@ class Chunk:
     started: float
     scorer: RewardModel | None = None
     scored: Any = None
+    scored_beside: list[Any] = field(default_factory=list)
+    """The answers of the model's other ranks, equal to it."""
     num_scorings: int = 0
     scoring_since: float | None = None
     """While it is being scored."""

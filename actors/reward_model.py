@@ -29,10 +29,10 @@ class RewardModel(ModelGroup):
 
     actor_class = RewardModelRank
 
-    def score(self, prompts: Any, groups: Any) -> Any:
-        """A reference to the scores `[prompt][sample]` of what two references hold.
+    def score(self, prompts: Any, groups: Any) -> list[Any]:
+        """References to the scores `[prompt][sample]` of what two references hold: a rank each, all of them equal.
 
         What the references hold must be there already: calls of a group run in the order of submission, so that one
         that waits for its rollouts would hold up all others.
         """
-        return self.ranks.submit("scores", prompts=prompts, groups=groups).refs[0]
+        return self.ranks.submit("scores", prompts=prompts, groups=groups).refs

@@ -13,13 +13,14 @@ noticed when a heartbeat or a piece of work fails (seconds), a hang when a heart
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
 import ray.exceptions
 
+from actors.cluster import require_node
 from rlsys.errors import ActorError
 from rlsys.recipe.cluster import ClusterSettings
 
@@ -94,6 +95,7 @@ class Roster:
         self._cluster, self._restarts = cluster, restarts
         self._built_state: Literal["joining", "serving"] = "joining" if join else "serving"
         self._last_beat = time.monotonic()
+        self._is_held = False
         self._last_loss = ""
         """Who was lost last, and why."""
         self._last_error: BaseException | None = None
@@ -139,29 +141,42 @@ class Roster:
         """Takes note of members that were built, and asks for heartbeats when they are due.
 
         Raises:
-            ActorError: no member is left, and none can be started.
+            ActorError: no member is left, and none can be started; or no node is left to start one on.
         """
         if not self._members:  # said before, and not heard: another error was in the way
             raise self._nobody_left()
         now = time.monotonic()
         for member in [member for member in self._members if member.state == "starting"]:
             self._check_start(member, now)
-        for member in [member for member in self._members if member.state == "leaving" and not member.load]:
-            self._end(member)
+        if not self._is_held:
+            for member in [member for member in self._members if member.state == "leaving" and not member.load]:
+                self._end(member)
         if now - self._last_beat < min(self._cluster.heartbeat_s, self._cluster.hang_timeout_s / 2):
             return
         self._last_beat = now
+        if not self.built:
+            require_node()
         for member in self.built:
             self._check_heartbeat(member, now)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No member that is to leave does so in the block: all of them take part in something together."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+
     def resize(self, size: int) -> None:
         """Has as many places from now on: new members start, and the last ones leave when their work is done."""
-        for slot in range(self.size, size):
-            leaving = next((member for member in self._members if member.slot == slot), None)
-            if leaving is None:
+        there = {member.slot: member for member in self._members}
+        for slot in range(size):  # those that were given up among them
+            if slot not in there:
                 self._members.append(self._new(slot))
-            else:
-                leaving.state = "serving"
+            elif there[slot].state == "leaving":
+                there[slot].state = "serving"
+        self._members.sort(key=lambda each: each.slot)
         for member in [member for member in self._members if member.slot >= size]:
             if member.state == "serving":
                 member.state = "leaving"

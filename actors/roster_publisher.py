@@ -54,13 +54,15 @@ class RosterPublisher:
         Raises:
             PublicationError: the learner failed, or the engines did too often.
             ActorError: no engine is left.
+            RlsysError: of `meanwhile`, as it is.
         """
         failed: set[str] = set()
         for attempt in range(1, MAX_PUBLICATIONS + 1):
             self._workers.wait_for_one()
             members = self._workers.built
             try:
-                report = self._publisher_to(members).publish(version, canary_ids=canary_ids, meanwhile=meanwhile)
+                with self._workers.held():
+                    report = self._publisher_to(members).publish(version, canary_ids=canary_ids, meanwhile=meanwhile)
             except PublicationError as error:
                 last = not error.engines or attempt == MAX_PUBLICATIONS
                 gone = [] if last else self._workers.accuse(error.engines, timeout_s=ANSWER_S)

@@ -72,8 +72,10 @@ def save_checkpoint(run: "RlvrRun", step: int) -> None:
 
 def finish_checkpoints(run: "RlvrRun") -> None:
     """Waits for the commit that may still be under way, and for rollout files."""
-    run.committer.wait()
-    run.collect_writes(timeout_s=run.context.recipe.cluster.operation_timeout_s)
+    try:
+        run.committer.wait()
+    finally:
+        run.collect_writes(timeout_s=run.context.recipe.cluster.operation_timeout_s)
 
 
 def restore_checkpoint(run: "RlvrRun") -> None:

@@ -114,6 +114,7 @@ def _submit(arguments: argparse.Namespace, command: str) -> tuple[Any, str]:
     """The client and the job's id; a cluster that is still starting up is asked again for a while."""
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
+    from requests import RequestException
 
     def submit() -> tuple[Any, str]:
         left_s = max(deadline - time.monotonic(), RETRY_S)
@@ -132,7 +133,7 @@ def _submit(arguments: argparse.Namespace, command: str) -> tuple[Any, str]:
             return submit()
         except AuthenticationError as error:
             raise RlsysError(f"the cluster at {arguments.address} took no job: {error}", fix=TOKEN_HELP) from error
-        except (ConnectionError, RuntimeError, TimeoutError) as error:
+        except (ConnectionError, RequestException, RuntimeError, TimeoutError) as error:
             problem = f"the cluster at {arguments.address} took no job: {str(error).rstrip('.')}"
             if time.monotonic() > deadline:
                 fix = ANSWER_HELP if isinstance(error, RuntimeError) else START_HELP
@@ -149,6 +150,8 @@ def _wait_for(client: Any, job: str, *, deadline: float) -> Any:
     Raises:
         ActorError: the deadline passed first, or the cluster has gone silent.
     """
+    from requests import RequestException
+
     started = time.monotonic()
     with contextlib.suppress(TimeoutError):  # told below
         asyncio.run(asyncio.wait_for(_follow(client, job), deadline - started))
@@ -158,7 +161,7 @@ def _wait_for(client: Any, job: str, *, deadline: float) -> Any:
             info, heard = _within(ANSWER_S, lambda: client.get_job_info(job)), time.monotonic()
             if info.status.is_terminal():
                 return info
-        except (ConnectionError, RuntimeError, TimeoutError) as error:
+        except (ConnectionError, RequestException, RuntimeError, TimeoutError) as error:
             if time.monotonic() - heard > SILENCE_S:
                 raise ActorError(
                     f"the cluster says nothing of {job} any more: {error}",
@@ -176,11 +179,13 @@ def _wait_for(client: Any, job: str, *, deadline: float) -> Any:
 
 async def _follow(client: Any, job: str) -> None:
     """Prints the job's output as it comes, until it ends or its connection is cut."""
+    from aiohttp import ClientError
+
     try:
         async for lines in client.tail_job_logs(job):
             sys.stdout.write(lines)
             sys.stdout.flush()
-    except (OSError, RuntimeError) as error:
+    except (ClientError, OSError, RuntimeError) as error:
         print(f"lost the output of {job}: {error}; ray job logs --follow {job} has it", flush=True)
 
 

@@ -47,8 +47,9 @@ class StepGuard:
                 )
 
     def state(self) -> dict[str, Any]:
-        """JSON values."""
-        return {"skipped": dict(self.skipped), "in_a_row": self.in_a_row}
+        """JSON values that later updates do not change: a checkpoint is written while training goes on."""
+        in_a_row = {model: list(reasons) for model, reasons in self.in_a_row.items()}
+        return {"skipped": dict(self.skipped), "in_a_row": in_a_row}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes what `state` gave."""

@@ -174,6 +174,7 @@ class WeightPublisher:
 
         Raises:
             PublicationError: one of them failed; naming phase, engine and, where one is at fault, tensor.
+            RlsysError: of `meanwhile`, as it is.
         """
         started = time.perf_counter()
         self._seconds = {}
@@ -187,6 +188,9 @@ class WeightPublisher:
         except PublicationError:
             self._give_up()
             raise
+        except _InterruptedError as interruption:
+            self._give_up()
+            raise interruption.error from None
         try:
             self._phase("commit", lambda: self._commit(version))
         except PublicationError:
@@ -334,10 +338,21 @@ def _gather(
     return results
 
 
+class _InterruptedError(Exception):
+    """An error of `meanwhile`, which no engine is to be blamed for: not an `RlsysError`, so that no wait takes it."""
+
+    def __init__(self, error: RlsysError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 def _wait(answer: Pending[T], ends_at: float, meanwhile: Callable[[], None] | None) -> T:
     while meanwhile is not None and time.monotonic() < ends_at:
         try:
             return answer.result(timeout=min(MEANWHILE_S, max(0.0, ends_at - time.monotonic())))
         except TimeoutError:
-            meanwhile()
+            try:
+                meanwhile()
+            except RlsysError as error:
+                raise _InterruptedError(error) from error
     return answer.result(timeout=max(0.0, ends_at - time.monotonic()))

@@ -187,12 +187,27 @@ def test_a_reward_model_that_takes_too_long_is_asked_for_that_call_again(fake: F
     assert model.ranks.unanswered == model.asked
 
 
+def test_ranks_beside_one_that_failed_are_asked_about(fake: FakeRay):
+    """They may wait for it in a collective, and answer pings there."""
+    model: Any = _Scorer(num_ranks=2)
+    lab = Lab(scoring=RewardScoring(lambda: model, weight=1.0, timeout_s=30.0))
+    lab.start(0)
+    while not model.asked:
+        assert lab.pump.poll(timeout_s=1.0) == []
+    model.asked[0].fail(died())
+    assert lab.pump.poll(timeout_s=1.0) == []
+    assert lab.pump.reward_model_error is not None
+    assert model.ranks.unanswered == model.asked[1:]
+
+
 class _Scorer:
-    def __init__(self) -> None:
+    def __init__(self, num_ranks: int = 1) -> None:
+        self._num_ranks = num_ranks
         self.ranks = self
         self.unanswered: list[Ref] = []
         self.asked: list[Ref] = []
 
-    def score(self, prompts: Any, rollouts: Any) -> Ref:
-        self.asked.append(Ref())
-        return self.asked[-1]
+    def score(self, prompts: Any, rollouts: Any) -> list[Ref]:
+        refs = [Ref() for _ in range(self._num_ranks)]
+        self.asked += refs
+        return refs

@@ -133,3 +133,35 @@ def test_a_worker_without_a_heartbeat_is_replaced(fake: FakeRay):
         assert fake.now < 20
     assert fake.now > CLUSTER.hang_timeout_s
     assert lab.handles[0].killed and lab.restarts.counts == {"rollout": 1}
+
+
+def test_a_place_that_was_given_up_is_filled_when_it_is_asked_for(fake: FakeRay):
+    lab = Lab(fake, build, size=2, limit=0)
+    lab.roster.wait_for_all()
+    lab.roster.lost(lab.roster.serving[0], "died")
+    assert lab.roster.slots == {1}
+    lab.roster.resize(3)
+    lab.roster.wait_for_all()
+    assert [member.name for member in lab.roster.serving] == ["rollout-0", "rollout-1", "rollout-2"]
+
+
+def test_who_takes_part_in_a_publication_leaves_after_it(fake: FakeRay):
+    lab = Lab(fake, build, size=2)
+    lab.roster.wait_for_all()
+    lab.roster.resize(1)
+    with lab.roster.held():
+        lab.roster.beat()
+        assert len(lab.roster.built) == 2
+    lab.roster.beat()
+    assert [handle.killed for handle in lab.handles] == [False, True]
+
+
+def test_a_cluster_without_a_node_is_not_waited_for(fake: FakeRay, monkeypatch: pytest.MonkeyPatch):
+    def require_node() -> None:
+        raise ActorError("no node of the cluster is left")
+
+    monkeypatch.setattr(roster_module, "require_node", require_node)
+    lab = Lab(fake, lambda number, ready: None)
+    with pytest.raises(ActorError, match="no node of the cluster is left"):
+        lab.roster.wait_for_one()
+    assert fake.now < 0.2 * CLUSTER.start_timeout_s

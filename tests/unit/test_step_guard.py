@@ -28,3 +28,13 @@ def test_the_guard_counts_updates_in_a_row_for_each_model():
     with pytest.raises(TrainingError, match="3 updates of the policy in a row were skipped, the last one for gradient"):
         resumed.check()
     assert guard.in_a_row["policy"] == ["all_masked", "loss_not_finite"], "the state is a copy"
+
+
+def test_a_checkpoints_state_is_that_of_its_step():
+    """It is written while training goes on."""
+    guard = StepGuard(5)
+    guard.record("policy", ["all_masked"])
+    state = guard.state()
+    guard.record("policy", ["all_masked"])
+    guard.record("value", [None])
+    assert state == {"skipped": {"all_masked": 1}, "in_a_row": {"policy": ["all_masked"]}}

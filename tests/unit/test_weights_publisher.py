@@ -249,6 +249,18 @@ def test_what_holds_up_a_drain_can_be_ended_meanwhile():
     assert (calls, [engine.version for engine in engines]) == ([0, 1], [1, 1])
 
 
+def test_an_error_met_meanwhile_is_no_engines_fault():
+    world, engines, publisher = scene(1, 1, mode="drain", drain_deadline_s=30.0)
+    world.silent = {"rollout-1 prepare drain"}
+
+    def meanwhile() -> None:
+        raise ActorError("no verifier worker is left")
+
+    with pytest.raises(ActorError, match=r"^no verifier worker is left$"):
+        publisher.publish(1, meanwhile=meanwhile)
+    assert len([call for call in world.calls if "abandon" in call]) == len(engines)
+
+
 def test_an_engine_that_dies_at_the_flip_is_named_and_the_others_have_flipped():
     world, engines, publisher = scene(1, 1)
     world.faults["rollout-1 commit 4"] = ActorError("died")
