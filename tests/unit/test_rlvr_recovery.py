@@ -78,7 +78,8 @@ def test_ranks_of_an_update_that_failed_are_asked_about(replaced: list[ActorErro
     reference = Reference()
     update = scoring(reference)
     update.abandon()
-    assert reference.ranks.unanswered == reference.calls[-1]
+    (asked,) = reference.calls
+    assert reference.ranks.unanswered and set(reference.ranks.unanswered) <= set(asked)
 
 
 def test_a_reference_that_dies_is_started_again_and_asked_again(replaced: list[ActorError]):
