@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 from leftovers import Traces, assert_nothing_left, shared_memory
+from tiny_recipe import sampling_and_update
 
 from rlsys.telemetry.tracker import read_metrics
 
@@ -78,3 +79,5 @@ def test_a_run_on_real_data_killed_with_9_goes_on_after_its_last_checkpoint(tmp_
         report = json.loads((folder / stage / "decontamination.json").read_text())
         assert "gsm8k" in json.dumps(report), "the gate has compared with the test set"
     assert (folder / "02-rlvr" / "hf" / "model.safetensors").is_file()
+    sampling, update, both = sampling_and_update(folder, "rlvr")
+    assert both >= 0.5 * min(sampling, update) > 0.0, "at staleness 1 the next batch is sampled meanwhile"

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from tiny_recipe import CUTS, ROOT, sampling_and_update, start_python
+from tiny_recipe import CUTS, ROOT, start_python
 
 from rlsys.telemetry.names import describe
 from rlsys.telemetry.trace import read_trace
@@ -120,12 +120,9 @@ def test_every_ordinal_has_one_end_and_rollouts_say_what_was_sampled(run_folder:
         assert row["outcomes"] and set(row["outcomes"]) <= {"correct", "wrong", "unparsable"}
 
 
-def test_sampling_overlaps_the_update_at_staleness_1(run_folder: Path):
-    """By at least half of the shorter of the two."""
+def test_the_trace_has_what_every_actor_did(run_folder: Path):
     names = {span.name for span in read_trace(run_folder / "trace.json")}
     assert {"sampling", "update", "optimize", "publish", "evaluate", "export", "take weights"} <= names
-    sampling, update, both = sampling_and_update(run_folder, "rlvr")
-    assert both >= 0.5 * min(sampling, update) > 0.0
 
 
 def test_the_exported_folder_is_what_vllm_samples_from(run_folder: Path):
