@@ -173,10 +173,9 @@ class Roster:
         there = {member.slot: member for member in self._members}
         for slot in range(size):  # those that were given up among them
             if slot not in there:
-                self._members.append(self._new(slot))
+                self._add(slot)
             elif there[slot].state == "leaving":
                 there[slot].state = "serving"
-        self._members.sort(key=lambda each: each.slot)
         for member in [member for member in self._members if member.slot >= size]:
             if member.state == "serving":
                 member.state = "leaving"
@@ -206,10 +205,7 @@ class Roster:
         self._last_loss, self._last_error = f"{member.name} {why}", error
         print(f"{self._last_loss}; {action}", flush=True)
         if replaced:
-            another = self._new(member.slot)
-            another.failed_starts = failed_starts
-            self._members.append(another)
-            self._members.sort(key=lambda each: each.slot)
+            self._add(member.slot).failed_starts = failed_starts
             return
         self._free(member.slot)
         if not self._members:
@@ -270,6 +266,13 @@ class Roster:
     def _new(self, slot: int) -> Member:
         handle, ready = self._create(slot)
         return Member(f"{self.kind}-{slot}", slot, handle, ready, time.monotonic())
+
+    def _add(self, slot: int) -> Member:
+        """Starts a member in its place among the others."""
+        member = self._new(slot)
+        self._members.append(member)
+        self._members.sort(key=lambda each: each.slot)
+        return member
 
     def _nobody_left(self) -> ActorError:
         return ActorError(

@@ -114,7 +114,6 @@ def _submit(arguments: argparse.Namespace, command: str) -> tuple[Any, str]:
     """The client and the job's id; a cluster that is still starting up is asked again for a while."""
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
-    from requests import RequestException
 
     def submit() -> tuple[Any, str]:
         left_s = max(deadline - time.monotonic(), RETRY_S)
@@ -133,7 +132,7 @@ def _submit(arguments: argparse.Namespace, command: str) -> tuple[Any, str]:
             return submit()
         except AuthenticationError as error:
             raise RlsysError(f"the cluster at {arguments.address} took no job: {error}", fix=TOKEN_HELP) from error
-        except (ConnectionError, RequestException, RuntimeError, TimeoutError) as error:
+        except (ConnectionError, RuntimeError, TimeoutError) as error:
             problem = f"the cluster at {arguments.address} took no job: {str(error).rstrip('.')}"
             if time.monotonic() > deadline:
                 fix = ANSWER_HELP if isinstance(error, RuntimeError) else START_HELP
@@ -150,8 +149,6 @@ def _wait_for(client: Any, job: str, *, deadline: float) -> Any:
     Raises:
         ActorError: the deadline passed first, or the cluster has gone silent.
     """
-    from requests import RequestException
-
     started = time.monotonic()
     with contextlib.suppress(TimeoutError):  # told below
         asyncio.run(asyncio.wait_for(_follow(client, job), deadline - started))
@@ -161,7 +158,7 @@ def _wait_for(client: Any, job: str, *, deadline: float) -> Any:
             info, heard = _within(ANSWER_S, lambda: client.get_job_info(job)), time.monotonic()
             if info.status.is_terminal():
                 return info
-        except (ConnectionError, RequestException, RuntimeError, TimeoutError) as error:
+        except (ConnectionError, RuntimeError, TimeoutError) as error:
             if time.monotonic() - heard > SILENCE_S:
                 raise ActorError(
                     f"the cluster says nothing of {job} any more: {error}",
@@ -194,7 +191,10 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
 
     Raises:
         TimeoutError: there was none in time.
+        ConnectionError: the server could not be reached, which requests tells by errors of its own.
     """
+    from requests import RequestException
+
     answers: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
 
     def run() -> None:
@@ -208,6 +208,8 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
         answer, error = answers.get(timeout=seconds)
     except Empty:
         raise TimeoutError(f"no answer within {seconds:g} s") from None
+    if isinstance(error, RequestException):
+        raise ConnectionError(str(error)) from error
     if error is not None:
         raise error
     return answer  # pyright: ignore[reportReturnType]

@@ -14,14 +14,14 @@ def check_folder(folder: str | Path, trust_remote_code: bool) -> None:
         RecipeError: naming the folder, and what to do.
     """
     path = Path(folder)
-    read_config(path)
+    config = read_config(path)
     if not any(path.glob("*.safetensors")):
         raise RecipeError(
             "the model folder has no safetensors, and pickled weights are never loaded",
             value=str(folder),
             fix="convert the weights with save_pretrained",
         )
-    if not trust_remote_code and "auto_map" in read_config(path):
+    if not trust_remote_code and "auto_map" in config:
         raise RecipeError(
             "the model needs Python files of its own", value=str(folder), fix="read them, then set trust_remote_code"
         )

@@ -5,7 +5,6 @@ import difflib
 import json
 import os
 import tomllib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
@@ -93,14 +92,19 @@ def _label(stage: Mapping[str, Any]) -> str:
     return str(stage.get("name") or stage.get("kind"))
 
 
-def _on_base(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
-    stages = {_label(stage): stage for stage in base.get("stage", [])}
-    added = tree.pop("stage", [])
-    for label, number in Counter(map(_label, added)).items():
-        if number > 1:  # either would be merged into the other
-            raise RecipeError(f"{label}: two stages have this name", fix="give one of them another name")
-    for stage in added:
+def _by_label(stages: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for stage in stages:
         label = _label(stage)
+        if label in found:  # either would be lost
+            raise RecipeError(f"{label}: two stages have this name", fix="give one of them another name")
+        found[label] = stage
+    return found
+
+
+def _on_base(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
+    stages = _by_label(base.get("stage", []))
+    for label, stage in _by_label(tree.pop("stage", [])).items():
         stages[label] = _merge(stages.get(label, {}), stage)
     return _merge(base, tree) | {"stage": list(stages.values())}
 

@@ -613,6 +613,10 @@ def test_stages_of_one_name_are_no_one_stage(tmp_path: Path):
     (tmp_path / "child.toml").write_text(f"base = '{ROOT}/configs/quickstart.toml'\n{stages}")
     with pytest.raises(RecipeError, match="evaluate: two stages have this name; give one of them another name"):
         load_recipe(tmp_path / "child.toml")
+    (tmp_path / "grandchild.toml").write_text("base = 'base.toml'\n")
+    (tmp_path / "base.toml").write_text(stages)
+    with pytest.raises(RecipeError, match="evaluate: two stages have this name; give one of them another name"):
+        load_recipe(tmp_path / "grandchild.toml")
 
 
 def test_a_file_is_read_whatever_its_editor_put_before_it(tmp_path: Path):

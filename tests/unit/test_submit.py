@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from ray.job_submission import JobStatus
+from requests.exceptions import ConnectionError as RequestsConnectionError
 
 from launch import submit
 from launch.cli import main
@@ -138,3 +139,13 @@ def test_a_server_that_refuses_is_quoted(answering: str, capsys: pytest.CaptureF
     said = capsys.readouterr()
     assert "took no job: Version check returned 404" in said.err
     assert "dashboard.log" in said.err and "RAY_AUTH" not in said.err and "ray start" not in said.err
+
+
+def test_a_server_that_cannot_be_reached_is_a_connection_error():
+    """What requests raises is none of Python's own, and would end a wait that is patient with those."""
+
+    def call() -> None:
+        raise RequestsConnectionError("refused")
+
+    with pytest.raises(ConnectionError, match="refused"):
+        submit._within(5.0, call)
