@@ -25,8 +25,8 @@ from rlsys.recipe.rollout import WeightTransfer
 if TYPE_CHECKING:
     import numpy as np
 
-    from rlsys.models.engine import StepReport
-    from rlsys.models.pairs import PairSteps
+    from rlsys.algorithms.step_guard import StepReport
+    from rlsys.models.row_order import PairSteps
     from rlsys.weights.records import DigestName, Manifest, Rendezvous
     from rlsys.weights.sender import WeightSender
 

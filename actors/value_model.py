@@ -14,8 +14,8 @@ from rlsys.recipe.algorithm import AlgorithmSettings, RewardLossSettings
 if TYPE_CHECKING:
     import numpy as np
 
-    from rlsys.models.engine import StepReport
-    from rlsys.models.pairs import PairSteps
+    from rlsys.algorithms.step_guard import StepReport
+    from rlsys.models.row_order import PairSteps
 
 Refs = Sequence[Any]
 """One ObjectRef (or value) a shard."""

@@ -25,6 +25,7 @@ from rlsys.checkpoint.background import BackgroundCommitter
 from rlsys.checkpoint.checkpoint import Checkpoint
 from rlsys.data.reference_logprobs import ReferenceLogprobs
 from rlsys.errors import ActorError, CheckpointError, RlsysError
+from rlsys.models.row_order import PairSteps
 from rlsys.recipe.section import PREVIOUS
 from rlsys.recipe.stages import DpoStage, RewardStage, SftStage, SupervisedStage
 
@@ -288,7 +289,7 @@ def _reference_logprobs(context: RunContext, settings: DpoStage, folder: Path, p
     return logprobs
 
 
-def _pair_steps(context: RunContext, settings: RewardStage | DpoStage, first_step: int, lrs: Sequence[float]) -> Any:
-    from rlsys.models.pairs import PairSteps
-
+def _pair_steps(
+    context: RunContext, settings: RewardStage | DpoStage, first_step: int, lrs: Sequence[float]
+) -> PairSteps:
     return PairSteps(first_step, lrs, settings.batch_size, context.recipe.seed)

@@ -1,13 +1,24 @@
-"""Counts the steps that must not reach the weights, and says when to stop. Needs no torch."""
+"""What a step says of itself; counts those that must not reach the weights, and says when to stop. Needs no torch."""
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from rlsys.errors import TrainingError
 
 LOSS, GRADIENT, ADVANTAGE = "loss_not_finite", "gradient_not_finite", "advantage_not_finite"
 ALL_MASKED = "all_masked"
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One optimizer step. It is here, and not beside the engine that takes it, because the driver reads it."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Over all ranks, the same on each; `optim/grad_norm` before clipping, absent when skipped."""
+    fault: str | None = None
+    """Why the weights did not change, one of the above; None when they did."""
 
 
 class StepGuard:

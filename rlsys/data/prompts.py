@@ -5,15 +5,17 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from rlsys.data.chat import ChatTokenizer
 from rlsys.data.drops import DropLog, RowRefused
 from rlsys.data.row import Row
 from rlsys.errors import DataError, VerifierError
 from rlsys.types import Check, Message
+
+if TYPE_CHECKING:
+    from rlsys.data.chat import ChatTokenizer  # with transformers, and a driver reads prompts too
 
 _BATCH = 512
 
@@ -44,7 +46,7 @@ class PromptSet:
     def build(
         cls,
         rows: Iterable[Row],
-        chat: ChatTokenizer,
+        chat: "ChatTokenizer",
         *,
         max_length: int | None = None,
         drops: DropLog | None = None,
@@ -94,7 +96,7 @@ class PromptSet:
 
 
 def _items(
-    rows: Iterable[Row], chat: ChatTokenizer, *, max_length: int | None, drops: DropLog | None, with_checks: bool
+    rows: Iterable[Row], chat: "ChatTokenizer", *, max_length: int | None, drops: DropLog | None, with_checks: bool
 ) -> Iterator[PromptItem]:
     remaining = iter(rows)
     while batch := list(islice(remaining, _BATCH)):

@@ -7,7 +7,7 @@ work. A rank with fewer micro-batches runs dummies, because each pass gathers an
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rlsys.algorithms.metric_sums import MetricSums, finish_sums
-from rlsys.algorithms.step_guard import ADVANTAGE, ALL_MASKED, GRADIENT, LOSS
+from rlsys.algorithms.step_guard import ADVANTAGE, ALL_MASKED, GRADIENT, LOSS, StepReport
 from rlsys.data.packing import MicroBatch, Row, Unit, dummy_micro_batch, micro_batches
 from rlsys.errors import TrainingError
 from rlsys.models.hardware import model_flop_utilisation, peak_flops, peak_memory_bytes
@@ -54,16 +54,6 @@ class StepInput:
 
 Objective: TypeAlias = Callable[[StepInput], tuple[Tensor, MetricSums]]
 """Losses of all micro-batches and ranks ADD to the loss of the step: divide by a global denominator."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """One optimizer step."""
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    """Over all ranks, the same on each; `optim/grad_norm` before clipping, absent when skipped."""
-    fault: str | None = None
-    """Why the weights did not change, as `rlsys.algorithms.step_guard` names it; None when they did."""
 
 
 class TrainEngine:

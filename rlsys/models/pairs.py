@@ -1,35 +1,21 @@
 """Preference pairs on one rank: DPO and its variants on a policy, reward modelling on a scalar model. Collective."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
 from rlsys.algorithms.metric_sums import MetricSums
 from rlsys.algorithms.preference_loss import PairLogprobs, preference_loss, reward_model_loss
+from rlsys.algorithms.step_guard import StepReport
 from rlsys.data.packing import Row, Unit
 from rlsys.data.token_store import PairStore
-from rlsys.models.engine import Objective, StepInput, StepReport, TrainEngine
+from rlsys.models.engine import Objective, StepInput, TrainEngine
 from rlsys.models.process_group import ProcessGroup
-from rlsys.models.row_order import balanced_parts, rows_of_step
+from rlsys.models.row_order import PairSteps, balanced_parts, rows_of_step
 from rlsys.recipe.algorithm import PreferenceLossSettings, RewardLossSettings
 
 _ROWS_A_CALL = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class PairSteps:
-    """Which optimizer steps to take over a pair store."""
-
-    first_step: int
-    """Counted from 0 over all epochs."""
-    lrs: Sequence[float]
-    """Learning rate of each step."""
-    batch_size: int
-    """Pairs of a step over all ranks; the last step of an epoch takes what is left."""
-    seed: int
-    """Of the order of pairs."""
 
 
 def train_preferences(

@@ -15,8 +15,9 @@ from rlsys.algorithms.lag_correction import lag_correction
 from rlsys.algorithms.metric_sums import MetricSums, add_sums, count, masked_sum
 from rlsys.algorithms.policy_loss import PolicyBatch, policy_loss
 from rlsys.algorithms.sequences import count_denominator
+from rlsys.algorithms.step_guard import StepReport
 from rlsys.algorithms.whitening import Moments, combine_moments, moments, whiten
-from rlsys.models.engine import StepInput, StepReport, TrainEngine
+from rlsys.models.engine import StepInput, TrainEngine
 from rlsys.models.experience_rows import (
     Ragged,
     Sample,

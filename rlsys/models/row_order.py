@@ -1,8 +1,23 @@
-"""Which rows of a data set an optimizer step takes, and which rank takes which of them."""
+"""Which rows of a data set an optimizer step takes, and which rank takes which. Needs no torch: a driver asks too."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class PairSteps:
+    """Which optimizer steps to take over a pair store."""
+
+    first_step: int
+    """Counted from 0 over all epochs."""
+    lrs: Sequence[float]
+    """Learning rate of each step."""
+    batch_size: int
+    """Pairs of a step over all ranks; the last step of an epoch takes what is left."""
+    seed: int
+    """Of the order of pairs."""
 
 
 def steps_per_epoch(num_rows: int, batch_size: int) -> int:

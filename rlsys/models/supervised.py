@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import torch
 
 from rlsys.algorithms.metric_sums import MetricSums
+from rlsys.algorithms.step_guard import StepReport
 from rlsys.algorithms.supervised_loss import supervised_loss
 from rlsys.data.packing import Row
 from rlsys.data.token_store import TokenStore
 from rlsys.data.tokenized import TokenizedRow
-from rlsys.models.engine import StepInput, StepReport, TrainEngine
+from rlsys.models.engine import StepInput, TrainEngine
 from rlsys.models.row_order import balanced_parts, rows_of_step
 from rlsys.recipe.algorithm import SupervisedLossSettings
 

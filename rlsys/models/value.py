@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from rlsys.algorithms.metric_sums import MetricSums
+from rlsys.algorithms.step_guard import StepReport
 from rlsys.algorithms.value_loss import value_loss
-from rlsys.models.engine import StepInput, StepReport, TrainEngine
+from rlsys.models.engine import StepInput, TrainEngine
 from rlsys.models.experience_rows import (
     Ragged,
     Sample,

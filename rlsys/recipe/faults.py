@@ -168,9 +168,11 @@ def _verifier_faults(recipe: Recipe) -> list[str]:
 def _is_module(name: str) -> bool:
     """Whether a dotted name can be found, without importing anything of it."""
     top, *rest = name.split(".")
+    if top == "__main__":  # a worker's is another one
+        return False
     try:
         spec = find_spec(top)
-    except ValueError:  # __main__, say
+    except ValueError:  # something put it into sys.modules without a spec
         return False
     spec = spec or PathFinder.find_spec(top, [os.getcwd()])  # Ray's workers look there too
     for depth in range(len(rest)):

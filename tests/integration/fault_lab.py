@@ -185,7 +185,7 @@ def skip_steps(rank: Any, fault: str) -> None:
     """From now on none of the rank's optimizer steps is applied, until another model is loaded."""
 
     def spoil(self: Any, fault: str) -> None:
-        from rlsys.models.engine import StepReport
+        from rlsys.algorithms.step_guard import StepReport
 
         self.engine.train_step = lambda *_, **__: StepReport({"optim/skipped": 1.0}, fault)
 

@@ -22,8 +22,7 @@ from actors.value_model import ValueModel
 from rlsys.data.token_store import PairStore, TokenStore, write_pair_store, write_token_store
 from rlsys.data.tokenized import TokenizedPair, TokenizedRow
 from rlsys.errors import CheckpointError, RecipeError
-from rlsys.models.pairs import PairSteps
-from rlsys.models.row_order import rows_of_step
+from rlsys.models.row_order import PairSteps, rows_of_step
 from rlsys.recipe.algorithm import AlgorithmSettings, PreferenceLossSettings, RewardLossSettings, SupervisedLossSettings
 from rlsys.recipe.learner import LearnerSettings
 from rlsys.recipe.model import ModelSettings

@@ -25,9 +25,9 @@ from learner_ranks import (
 )
 
 from actors.rank import Rank
-from rlsys.algorithms.step_guard import ADVANTAGE, ALL_MASKED, GRADIENT, LOSS
+from rlsys.algorithms.step_guard import ADVANTAGE, ALL_MASKED, GRADIENT, LOSS, StepReport
 from rlsys.data.packing import Row
-from rlsys.models.engine import StepInput, StepReport
+from rlsys.models.engine import StepInput
 from rlsys.models.policy import AdvantageInputs, PolicyInputs, advantages, shard_logprobs, train_policy
 from rlsys.models.value import ValueInputs, shard_values, train_value
 from rlsys.recipe.algorithm import AlgorithmSettings

@@ -28,11 +28,13 @@ def run_in_process(recipe_folder: Path, *overrides: str) -> None:
     """The tiny recipe in a process of its own."""
     code = (
         "import sys; from launch.recipe import run_recipe; from tiny_recipe import tiny_recipe; "
-        "from pathlib import Path; run_recipe(tiny_recipe(Path(sys.argv[1]), *sys.argv[2:]))"
+        "from pathlib import Path; run_recipe(tiny_recipe(Path(sys.argv[1]), *sys.argv[2:])); "
+        "print(*sorted({'torch', 'transformers', 'deepspeed', 'vllm'} & set(sys.modules)), 'imported')"
     )
     process = start_python(code, recipe_folder, *overrides, WANDB_MODE="offline")
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output[-4000:]
+    assert output.splitlines()[-1] == " imported", "a driver that imports torch makes every stage wait for it"
 
 
 @pytest.fixture(scope="module")

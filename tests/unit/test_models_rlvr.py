@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rlsys.algorithms.advantages import ADVANTAGES
-from rlsys.models.engine import StepReport
+from rlsys.algorithms.step_guard import StepReport
 from rlsys.models.policy import AdvantageInputs, PolicyInputs, advantages, train_policy
 from rlsys.models.process_group import ProcessGroup
 from rlsys.models.value import ValueInputs, train_value

@@ -9,8 +9,7 @@ from actors.pump_records import VerifiedGroup
 from actors.shards import GroupReference
 from launch.rlvr import absorb
 from launch.rlvr_update import Update, batch_metrics, learning_rates
-from rlsys.algorithms.step_guard import StepGuard
-from rlsys.models.engine import StepReport
+from rlsys.algorithms.step_guard import StepGuard, StepReport
 from rlsys.recipe.algorithm import AlgorithmSettings, OverlongSettings, ScheduleSettings
 from rlsys.recipe.learner import LearnerSettings
 from rlsys.recipe.stages import RlvrStage

@@ -8,9 +8,9 @@ import pytest
 
 from launch import supervised
 from launch.supervised import SupervisedRun, SupervisedWork, _supervise, _train
+from rlsys.algorithms.step_guard import StepReport
 from rlsys.checkpoint.checkpoint_store import CheckpointStore
 from rlsys.errors import ActorError, DataError, TrainingError
-from rlsys.models.engine import StepReport
 from rlsys.recipe.stages import SftStage
 from rlsys.telemetry.names import describe
 from rlsys.telemetry.trace import SpanRecorder
