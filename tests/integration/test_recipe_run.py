@@ -29,12 +29,12 @@ def run_in_process(recipe_folder: Path, *overrides: str) -> None:
     code = (
         "import sys; from launch.recipe import run_recipe; from tiny_recipe import tiny_recipe; "
         "from pathlib import Path; run_recipe(tiny_recipe(Path(sys.argv[1]), *sys.argv[2:])); "
-        "print(*sorted({'torch', 'transformers', 'deepspeed', 'vllm'} & set(sys.modules)), 'imported')"
+        "print('imported', sorted({'torch', 'transformers', 'deepspeed', 'vllm'} & set(sys.modules)))"
     )
     process = start_python(code, recipe_folder, *overrides, WANDB_MODE="offline")
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output[-4000:]
-    assert output.splitlines()[-1] == " imported", "a driver that imports torch makes every stage wait for it"
+    assert output.splitlines()[-1] == "imported []", "a driver that imports torch makes every stage wait for it"
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ mode = "reward"
 def test_a_stage_done_again_and_interrupted_goes_on_and_has_each_step_once(tmp_path: Path):
     """SIGTERM, `--from rlvr` and Ctrl-C, then the same command without `--from`."""
     run = tmp_path / "tiny"
-    overrides = [f'runs="{tmp_path}"', "rlvr.batches=10", "rlvr.checkpoint.every=2", 'tracking.wandb="off"']
+    overrides = [f'runs="{tmp_path}"', "rlvr.batches=6", "rlvr.checkpoint.every=2", 'tracking.wandb="off"']
     command = [sys.executable, "-m", "launch.cli", "run", "tests/integration/tiny.toml", *overrides]
 
     def interrupted(number: int, step: int, *options: str) -> int:
@@ -243,15 +243,15 @@ def test_a_stage_done_again_and_interrupted_goes_on_and_has_each_step_once(tmp_p
         assert psutil.wait_procs(family, timeout=30)[1] == [], "processes are left"
         return max(int(path.name[5:]) for path in (run / "03-rlvr" / "checkpoints").glob("step_??????"))
 
-    assert interrupted(signal.SIGTERM, 7) >= 4
+    assert interrupted(signal.SIGTERM, 4) >= 2
     before = rows(run, "sft")
     saved = interrupted(signal.SIGINT, 3, "--from", "rlvr")
-    assert 0 < saved < 10 and len(rows(run, "rlvr")) < 10
+    assert 0 < saved < 6 and len(rows(run, "rlvr")) < 6
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"resumed rlvr after batch {saved}" in done.stdout
-    assert [row["step"] for row in rows(run, "rlvr")] == list(range(1, 11))
+    assert [row["step"] for row in rows(run, "rlvr")] == list(range(1, 7))
     assert rows(run, "sft") == before
     ends = [json.loads(line) for line in (run / "03-rlvr" / "ends.jsonl").read_text().splitlines()]
     trained = [ordinal for ordinal, kind, _ in ends if kind == "trained"]
-    assert len(trained) == len(set(trained)) == 10 * 4
+    assert len(trained) == len(set(trained)) == 6 * 4

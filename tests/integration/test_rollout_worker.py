@@ -24,7 +24,7 @@ from rlsys.weights import sender as sender_module
 from rlsys.weights.publisher import CANARY_PEAK, PublicationError, PublicationSettings, WeightPublisher
 from rlsys.weights.sender import WeightSender
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
 WAIT_S = 240.0
 SAMPLING = SamplingSettings(max_tokens=60, ignore_end=True)
