@@ -47,8 +47,9 @@ def far_node(tmp_path_factory) -> Iterator[None]:
         head = (RAY, "start", "--head", f"--node-ip-address={HERE}", f"--port={PORT}", "--include-dashboard=false")
         far = ("ip", "netns", "exec", NAMESPACE, RAY, "start", f"--address={HERE}:{PORT}", f"--node-ip-address={THERE}")
         for command in ((*head, "--num-cpus=7", *common), (*far, "--num-cpus=3", *common)):
-            # A head would ask for a token where the user has one, which a node that joins it does not look for.
-            environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
+            # As this process, which asks for a token from its first cluster of its own on, where the user has one. Left to
+            # themselves a head would do so too, and a node that joins it would not look for one.
+            environment = {"RAY_AUTH_MODE": "disabled"} | os.environ
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
             assert done.returncode == 0, done.stdout + done.stderr
         yield
@@ -66,7 +67,7 @@ def test_a_cut_cable_costs_a_worker_and_not_the_run(far_node: None, tmp_path: Pa
     """Room for one rollout worker on each node, everything else here."""
     overrides = (
         f'cluster.address="{HERE}:{PORT}"', "cluster.oversubscribe_cpus=false", "cluster.cpus_per_rollout_worker=2.5",
-        "cluster.cpus_per_verifier_worker=0.5", "cluster.operation_timeout_s=120.0", "deterministic=false",
+        "cluster.cpus_per_verifier_worker=0.5", "cluster.operation_timeout_s=240.0", "deterministic=false",
         "rlvr.max_staleness=1", "rlvr.batches=6", "rlvr.group_timeout_s=60.0",
     )  # fmt: skip
     faults = Faults()
