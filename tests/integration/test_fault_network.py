@@ -47,8 +47,8 @@ def far_node(tmp_path_factory) -> Iterator[None]:
         head = (RAY, "start", "--head", f"--node-ip-address={HERE}", f"--port={PORT}", "--include-dashboard=false")
         far = ("ip", "netns", "exec", NAMESPACE, RAY, "start", f"--address={HERE}:{PORT}", f"--node-ip-address={THERE}")
         for command in ((*head, "--num-cpus=7", *common), (*far, "--num-cpus=3", *common)):
-            # As this process, which asks for a token from its first cluster of its own on, where the user has one. Left to
-            # themselves a head would do so too, and a node that joins it would not look for one.
+            # As this process, which asks for a token from its first cluster of its own on, where the user has one. Left
+            # to themselves a head would do so too, and a node that joins it would not look for one.
             environment = {"RAY_AUTH_MODE": "disabled"} | os.environ
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
             assert done.returncode == 0, done.stdout + done.stderr
