@@ -27,7 +27,7 @@ from rlsys.recipe.rollout import SamplingSettings
 from rlsys.rollouts.partial_group import PartialGroup, PartialResponse
 from rlsys.types import GroupSummary, Prompt, Rollout
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 CLUSTER = ClusterSettings(heartbeat_s=0.5, hang_timeout_s=4.0, start_timeout_s=120.0)
 
