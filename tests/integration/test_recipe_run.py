@@ -240,7 +240,8 @@ def test_a_stage_done_again_and_interrupted_goes_on_and_has_each_step_once(tmp_p
         os.kill(process.pid, number)
         output, _ = process.communicate(timeout=60)
         assert process.returncode != 0, output
-        assert psutil.wait_procs(family, timeout=30)[1] == [], "processes are left"
+        # An agent of Ray's that has a connection open gives it 60 s after its raylet is gone.
+        assert psutil.wait_procs(family, timeout=90)[1] == [], "processes are left"
         return max(int(path.name[5:]) for path in (run / "03-rlvr" / "checkpoints").glob("step_??????"))
 
     assert interrupted(signal.SIGTERM, 4) >= 2
