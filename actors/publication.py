@@ -11,7 +11,7 @@ from ray import exceptions
 from rlsys.errors import ActorError, RlsysError
 from rlsys.recipe.rollout import UpdateMode
 from rlsys.types import PolicyVersion
-from rlsys.weights.publisher import PublicationSettings, Reception, WeightPublisher
+from rlsys.weights.publisher import PublicationSettings, Reception
 from rlsys.weights.records import DigestName, Manifest, Rendezvous
 
 T = TypeVar("T")
@@ -115,29 +115,3 @@ class RayEngine:
 
     def abandon_update(self) -> RayPending[None]:
         return RayPending(self.name, [self._handle.abandon_update.remote()])
-
-
-def ray_publisher(
-    learner_handles: Sequence[Any],
-    workers: Sequence[Any],
-    *,
-    settings: PublicationSettings,
-    tensor_parallel_size: int = 1,
-) -> WeightPublisher:
-    """A publisher from learner ranks to rollout workers; keep it as long as both live, its group is reused.
-
-    Args:
-        learner_handles: by rank.
-        workers: `RolloutWorker` actors, named `rollout-0`, `rollout-1`, ... in messages.
-        settings: of every publication.
-        tensor_parallel_size: of the workers' engines.
-    """
-    return WeightPublisher(RayLearner(learner_handles, settings), ray_engines(workers, tensor_parallel_size), settings)
-
-
-def ray_engines(workers: Sequence[Any], tensor_parallel_size: int = 1) -> list[RayEngine]:
-    """Links for `WeightPublisher.set_engines`."""
-    return [
-        RayEngine(worker, name=f"rollout-{index}", num_ranks=tensor_parallel_size)
-        for index, worker in enumerate(workers)
-    ]

@@ -1,6 +1,7 @@
 """The state of an RLVR stage, and what is done once a batch beside training on it."""
 
 import math
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -273,6 +274,4 @@ class RlvrRun:
         }
 
     def _elapsed_s(self) -> float:
-        import time
-
         return max(time.perf_counter() - self.step_started, 1e-9)

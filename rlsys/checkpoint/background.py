@@ -53,11 +53,6 @@ class BackgroundCommitter:
         self._store, self._deadline_s = store, deadline_s
         self._commit: _Commit | None = None
 
-    @property
-    def busy(self) -> bool:
-        """Whether a commit was submitted whose outcome `poll` or `wait` has not told yet."""
-        return self._commit is not None
-
     def submit(
         self, transaction: Transaction, *, metadata: Mapping[str, Any] | None = None, gather: Gather | None = None
     ) -> Committed | None:

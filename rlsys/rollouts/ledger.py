@@ -4,8 +4,8 @@ A group is one prompt's samples, admitted and trained on whole. It lives in one 
 
                     admit()             finished()             take_batch()            trained()
     stream ----> running -----------> buffered ------------> in the batch ----------> end: trained(step)
-                  ^   |                 |  |   ^                  |
-      admit(),    |   | failed()        |  |   '-- returned() ----'
+                  ^   |                 |  |
+      admit(),    |   | failed()        |  |
       first these |   v    drop, failed |  |
                waiting <----------------'  '--- filtered(), masked() --> end: filtered(reason), masked(reason)
                   '--- too many attempts --> end: expired(attempts)
@@ -82,7 +82,6 @@ class Ledger:
         self._batch: Batch | None = None  # the one that is out
         self._buffer_age: PolicyVersion = 0
         """No buffered group is older: what makes asking for drops after every event cheap."""
-        self._dropped: list[int] = []
         self._ends: list[tuple[int, End]] = []
 
     # --- what there is -----------------------------------------------------------------------------------------
@@ -221,12 +220,10 @@ class Ledger:
         This is where staleness is checked at consumption: a group that is too old never gets into a batch.
 
         Raises:
-            LedgerError: the batch before is neither trained nor returned.
+            LedgerError: the batch before is not trained.
         """
         if self._batch is not None:
-            raise LedgerError(
-                f"batch {self._batch.index} is still out", fix="report it with trained() or returned() first"
-            )
+            raise LedgerError(f"batch {self._batch.index} is still out", fix="report it with trained() first")
         self._drop_over_age()
         if self.done or len(self._buffered) < self.settings.batch_groups:
             return None
@@ -238,9 +235,7 @@ class Ledger:
             ordinals=tuple(self._in_batch),
             min_version=min_version,
             masked=tuple(o for o, group in self._in_batch.items() if group.oldest_version < min_version),
-            dropped=tuple(self._dropped),
         )
-        self._dropped = []
         return self._batch
 
     def trained(self, batch: Batch, step: int) -> None:
@@ -255,17 +250,6 @@ class Ledger:
         self._in_batch = {}
         self.counters["over_age_masked"] += len(batch.masked)
         self.num_trained_batches += 1
-
-    def returned(self, batch: Batch) -> None:
-        """The batch could not be trained on; its groups are buffered again, and those lost can be `failed`.
-
-        Raises:
-            LedgerError: it is not the batch that is out.
-        """
-        self._close(batch)
-        self._buffered |= self._in_batch
-        self._buffer_age = 0
-        self._in_batch = {}
 
     def published(self, version: PolicyVersion) -> None:
         """Every engine has flipped to `version`.
@@ -378,7 +362,6 @@ class Ledger:
         for ordinal in self.buffered:
             if self._age(self._buffered[ordinal]) < self.min_version:
                 self.counters["over_age_dropped"] += 1
-                self._dropped.append(ordinal)
                 self._try_again(ordinal)
         ages = (self._age(group) for group in self._buffered.values())
         self._buffer_age = min(ages, default=self.num_trained_batches)

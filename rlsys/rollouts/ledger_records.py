@@ -71,7 +71,7 @@ class End:
 class Batch:
     """What to train on next.
 
-    >>> Batch(index=3, ordinals=(7, 9), min_version=2, masked=(), dropped=(5,)).index
+    >>> Batch(index=3, ordinals=(7, 9), min_version=2, masked=()).index
     3
     """
 
@@ -83,5 +83,3 @@ class Batch:
     """Tokens sampled under an older version must be masked; with `over_age="drop"` there are none."""
     masked: tuple[int, ...]
     """Those of `ordinals` that hold such tokens."""
-    dropped: tuple[int, ...]
-    """Groups dropped as over-age since the batch before; for the log, they may be running again."""

@@ -40,23 +40,6 @@ class Tracker(Protocol):
         ...
 
 
-class NullTracker:
-    """Writes nothing."""
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Drops the step."""
-
-    def position(self) -> Position:
-        """Nothing was written."""
-        return {}
-
-    def restore(self, position: Position) -> None:
-        """Nothing to take back."""
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
 class JsonlTracker:
     """metrics.jsonl: one line of JSON a step, appended and flushed, so that a killed run loses no finished line.
 

@@ -39,7 +39,7 @@ from tiny_recipe import sampling_and_update
 
 from actors.groups import ModelGroup, RankGroup
 from actors.learner import Learner
-from actors.publication import ray_publisher
+from actors.publication import RayEngine, RayLearner
 from actors.pump import RolloutPump
 from actors.pump_records import LostGroups, PumpSettings
 from actors.reference_model import ReferenceModel
@@ -58,7 +58,7 @@ from rlsys.rollouts.experience_buffer import balance
 from rlsys.rollouts.prompt_stream import PromptStream, hash_integers
 from rlsys.telemetry.tracker import read_metrics
 from rlsys.types import Prompt
-from rlsys.weights.publisher import PublicationSettings
+from rlsys.weights.publisher import PublicationSettings, WeightPublisher
 
 pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(900)]
 
@@ -78,7 +78,9 @@ def straight_loop(context: RunContext, settings: RlvrStage, folder: Path) -> Non
     stream = PromptStream(read_prompts(context, settings, folder), recipe.seed)
     load_models(context, settings)
     handles = list(crew.workers)
-    publisher = ray_publisher(crew.learner.ranks.handles, handles, settings=PublicationSettings())
+    publication = PublicationSettings()
+    engines = [RayEngine(handle, name=f"rollout-{place}") for place, handle in enumerate(handles)]
+    publisher = WeightPublisher(RayLearner(crew.learner.ranks.handles, publication), engines, publication)
     publisher.publish(0, canary_ids=context.model.canary_ids[:48])
     steps = algorithm.epochs_per_batch * algorithm.minibatches
     for batch in range(settings.batches):

@@ -13,7 +13,7 @@ import ray
 import torch
 from weight_lab import CANARY, END, ENGINE, PARITY, buckets_of, change, hf_logprobs, rollout_logprobs, tiny_llama
 
-from actors.publication import ray_engines, ray_publisher
+from actors.publication import RayEngine, RayLearner
 from actors.rollout_worker import RolloutWorker
 from rlsys.recipe.rollout import SamplingSettings
 from rlsys.rollouts.partial_group import PartialGroup, PartialResponse
@@ -118,8 +118,11 @@ class Stage:
         return worker
 
     def publisher(self, **settings: Any) -> WeightPublisher:
-        settings = {"deadline_s": 30.0, "canary_tolerance": PARITY / CANARY_PEAK} | settings
-        return ray_publisher([self.learner], [self.worker], settings=PublicationSettings(**settings))
+        publication = PublicationSettings(**({"deadline_s": 30.0, "canary_tolerance": PARITY / CANARY_PEAK} | settings))
+        return WeightPublisher(RayLearner([self.learner], publication), self.engines(), publication)
+
+    def engines(self) -> list[RayEngine]:
+        return [RayEngine(self.worker, name="rollout-0")]
 
     def publish(self, publisher: WeightPublisher):
         self.version += 1
@@ -309,7 +312,7 @@ def test_a_worker_killed_in_a_transfer_is_named_in_time_and_its_successor_goes_o
     assert time.monotonic() - started < 25.0
     assert (caught.value.phase, caught.value.engines) == ("transfer", ("rollout-0",))
     stage.worker = stage.start_worker()
-    publisher.set_engines(ray_engines([stage.worker]))
+    publisher.set_engines(stage.engines())
     ray.get(stage.learner.change.remote(23))
     report = stage.publish(publisher)
     assert report.new_group and report.canary_gap < PARITY

@@ -128,9 +128,6 @@ class World:
         self.learner_version += 1
         self.ledger.trained(batch, step=self.learner_version)
 
-    def return_batch(self) -> None:
-        self.ledger.returned(self._pop_batch())
-
     def flip(self) -> None:
         """The engines take the learner's weights; the ledger has not been told yet."""
         self.engine_version = self.learner_version

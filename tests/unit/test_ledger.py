@@ -96,7 +96,7 @@ def test_batches_take_the_oldest_version_first_then_the_ordinal():
     finish(ledger, 2, oldest=0, newest=1)
     batch = ledger.take_batch()
     assert batch is not None and batch.ordinals == (2, 0)
-    assert (batch.index, batch.min_version, batch.masked, batch.dropped) == (1, 0, (), ())
+    assert (batch.index, batch.min_version, batch.masked) == (1, 0, ())
 
 
 def straggler(**changes: Any) -> Ledger:
@@ -122,7 +122,7 @@ def test_an_over_age_group_is_dropped_counted_and_sampled_again():
     assert ledger.admit() == [0]
     finish(ledger, 0, 3, oldest=2)
     batch = ledger.take_batch()
-    assert batch is not None and batch.ordinals == (0, 3) and batch.dropped == (0,)
+    assert batch is not None and batch.ordinals == (0, 3)
 
 
 def test_an_over_age_group_frees_its_place_at_admission_too():
@@ -142,7 +142,7 @@ def test_masking_keeps_a_group_that_has_fresh_tokens_and_says_where_they_begin()
     finish(ledger, 3, oldest=2)
     batch = ledger.take_batch()
     assert batch is not None and batch.ordinals == (0, 3)
-    assert (batch.min_version, batch.masked, batch.dropped) == (1, (0,), ())
+    assert (batch.min_version, batch.masked) == (1, (0,))
     ledger.trained(batch, 3)
     assert ledger.counters["over_age_masked"] == 1
 
@@ -169,18 +169,6 @@ def test_late_reports_change_nothing():
     ledger.failed(1, "slow")
     assert not ledger.finished(1, 0, 0) and not ledger.failed(1, "slow") and not ledger.filtered(1, "equal")
     assert ledger.state_dict()["buffered"] == before["buffered"] == [[0, 0, 0, 0]]
-
-
-def test_a_returned_batch_is_whole_again_and_its_lost_group_is_sampled_again():
-    ledger = make_ledger()
-    ledger.admit()
-    finish(ledger, 0, 1, oldest=0)
-    batch = ledger.take_batch()
-    assert batch is not None
-    ledger.returned(batch)
-    assert ledger.buffered == (0, 1)
-    assert ledger.failed(1, "object lost")
-    assert ledger.take_batch() is None and ledger.admit() == [1]
 
 
 @pytest.mark.parametrize(

@@ -97,11 +97,6 @@ class LedgerMachine(RuleBasedStateMachine):
     def train(self):
         self.world.train()
 
-    @precondition(lambda self: self.world.batch is not None)
-    @rule()
-    def return_batch(self):
-        self.world.return_batch()
-
     @rule()
     def flip(self):
         self.world.flip()

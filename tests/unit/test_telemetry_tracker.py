@@ -16,7 +16,7 @@ from rich.console import Console
 
 from rlsys.errors import CheckpointError, RlsysError
 from rlsys.telemetry.console import ConsoleTracker
-from rlsys.telemetry.tracker import JsonlTracker, MultiTracker, NullTracker, read_metrics
+from rlsys.telemetry.tracker import JsonlTracker, MultiTracker, read_metrics
 from rlsys.telemetry.wandb_tracker import WandbTracker
 
 
@@ -113,7 +113,7 @@ def test_a_killed_process_loses_no_logged_step(tmp_path: Path):
 
 def test_several_trackers_keep_their_own_positions(tmp_path: Path):
     def open_both() -> MultiTracker:
-        return MultiTracker([JsonlTracker(tmp_path / "a"), NullTracker(), JsonlTracker(tmp_path / "b", stage="longer")])
+        return MultiTracker([JsonlTracker(tmp_path / "a"), JsonlTracker(tmp_path / "b", stage="longer")])
 
     both = open_both()
     both.log(1, {"loss/policy": 1.0})
@@ -214,11 +214,11 @@ def test_a_wandb_that_hangs_blocks_no_step(
 
 
 def test_a_tracker_that_was_turned_on_at_a_resume_begins_anew(tmp_path: Path):
-    before = MultiTracker([JsonlTracker(tmp_path / "metrics.jsonl"), NullTracker()])
+    before = MultiTracker([JsonlTracker(tmp_path / "metrics.jsonl")])
     position = before.position()
     before.log(1, {"reward/mean": 0.0})
     before.close()
-    added = JsonlTracker(tmp_path / "metrics.jsonl"), JsonlTracker(tmp_path / "other.jsonl"), NullTracker()
+    added = JsonlTracker(tmp_path / "metrics.jsonl"), JsonlTracker(tmp_path / "other.jsonl")
     added[1].log(1, {"reward/mean": 0.0})
     MultiTracker(added).restore(position)
     assert list(read_metrics(tmp_path / "metrics.jsonl")) == []
