@@ -2,11 +2,12 @@
 
 import math
 import subprocess
+from itertools import groupby
 
 from rlsys.recipe.cluster import ClusterSettings
 from rlsys.recipe.recipe import Recipe
 from rlsys.recipe.stages import AnyStage, JudgedPreferencesStage, PreferencesStage, RlvrStage, SupervisedStage
-from rlsys.scaling.placement import PlacementPlan, placement_plan
+from rlsys.scaling.placement import PlacementPlan, placement_plan, weight_transfer
 
 
 def describe(recipe: Recipe) -> str:
@@ -15,6 +16,9 @@ def describe(recipe: Recipe) -> str:
     plan = placement_plan(recipe, use_gpus=num_gpus > 0, one_gpu=num_gpus == 1)
     lines = [f"{recipe.name}: {len(recipe.stage)} stage(s), seed {recipe.seed}", "", f"placement{about}"]
     lines += _placement_lines(plan)
+    transfer = weight_transfer(recipe, plan)
+    if recipe.trains_policy and plan.rollout:
+        lines.append(f"  weights        from the learner to the engines over {transfer}")
     for number, stage in enumerate(recipe.stage, 1):
         lines += ["", f"{number:02d}-{stage.label} ({stage.kind})"]
         lines += [f"  {line}" for line in _batch_lines(recipe, stage)]
@@ -36,9 +40,11 @@ def _gpus(cluster: ClusterSettings) -> tuple[float, str]:
 
 def _placement_lines(plan: PlacementPlan) -> list[str]:
     lines = []
-    for bundle in plan.bundles:
-        shared = f" shared by {' + '.join(bundle.actors)}" if len(bundle.actors) > 1 else ""
-        lines.append(f"  {bundle.name:14} {bundle.cpus:g} CPU, {bundle.gpus:g} GPU{shared}")
+    for (actors, cpus, gpus), equal in groupby(plan.bundles, key=lambda b: (b.actors, b.cpus, b.gpus)):
+        first, *others = [bundle.name for bundle in equal]
+        name = f"{first[:-1]}-{others[-1].partition('[')[2]}" if others else first
+        shared = f" shared by {' + '.join(actors)}" if len(actors) > 1 else ""
+        lines.append(f"  {name:14} {cpus:g} CPU, {gpus:g} GPU{' each' if others else ''}{shared}")
     cpus, gpus = sum(b.cpus for b in plan.bundles), sum(b.gpus for b in plan.bundles)
     return [*lines, f"  in all         {cpus:g} CPU, {gpus:g} GPU in {len(plan.bundles)} bundles"]
 

@@ -40,7 +40,7 @@ from rlsys.recipe.stages import (
     evaluation_of,
 )
 from rlsys.rollouts.sampling_engine_settings import EngineSettings
-from rlsys.scaling.placement import PlacementPlan, check_fits, placement_plan
+from rlsys.scaling.placement import PlacementPlan, check_fits, placement_plan, weight_transfer
 from rlsys.scaling.scale_request import forget_requests
 from rlsys.telemetry.console import ConsoleTracker
 from rlsys.telemetry.report import write_report
@@ -243,22 +243,6 @@ def prepare(recipe: Recipe, folder: Path) -> ModelFolder:
     model = recipe.model.model_copy(update={"init_seed": recipe.model.init_seed + recipe.seed})
     ref = prepare_model.remote(model, data, str(folder / "model"))
     return get(ref, timeout_s=recipe.cluster.start_timeout_s, what="preparing the model's folder")
-
-
-def weight_transfer(recipe: Recipe, plan: PlacementPlan) -> WeightTransfer:
-    """What carries weights from the learner to the engines of this plan.
-
-    Raises:
-        RecipeError: the recipe names one that cannot.
-    """
-    fits: WeightTransfer = "gloo"
-    if plan.use_gpus:
-        fits = "ipc" if plan.shares_gpu else "nccl"
-    named = recipe.rollout.weight_transfer
-    if named not in ("auto", "gloo", fits):
-        where = "share one GPU" if plan.shares_gpu else "have GPUs of their own" if plan.use_gpus else "are on CPU"
-        raise RecipeError(f"learner and engines {where}", value=named, fix=f'set rollout.weight_transfer = "{fits}"')
-    return fits if named == "auto" else named
 
 
 def engine_settings(

@@ -318,10 +318,29 @@ def _explain(fault: Any, location: str, tree: Mapping[str, Any]) -> Iterator[str
         yield f"{location}: unknown kind; got '{received}'; {_suggest(str(received), list(STAGE_KINDS))}"
     elif fault["type"] == "union_tag_not_found":
         yield f"{location}: a stage needs a kind; set kind to one of {', '.join(STAGE_KINDS)}"
+    elif (limited := _limited(fault)) is not None:
+        wrong, fix = limited
+        yield f"{location}: {wrong}; got {_shown(fault['input'])}; {fix}"
     else:
         value = "" if isinstance(fault["input"], Mapping) else f"; got {_shown(fault['input'])}"
         for message in fault["msg"].removeprefix("Value error, ").splitlines():
             yield f"{location}: {message}{value}"
+
+
+def _limited(fault: Any) -> tuple[str, str] | None:
+    """What is wrong with a value of the right type that a key does not take, and the fix."""
+    kind, context = fault["type"], fault.get("ctx", {})
+    if kind in BOUNDS:
+        bound, _ = BOUNDS[kind]
+        words = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}[bound]
+        return f"must be {words} {context[bound]}", "raise it" if bound in ("gt", "ge") else "lower it"
+    if kind == "finite_number":
+        return "must be a finite number", "write one"
+    if kind == "string_pattern_mismatch":
+        return f"must match {context['pattern']}", "leave out what it does not allow"
+    if kind == "too_short":
+        return f"must have at least {context['min_length']}", "add one"
+    return None
 
 
 def _keys(fault: Any, tree: Mapping[str, Any]) -> list[int | str]:

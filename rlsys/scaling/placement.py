@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rlsys.errors import PlacementError
+from rlsys.errors import PlacementError, RecipeError
 from rlsys.recipe.recipe import Recipe
+from rlsys.recipe.rollout import WeightTransfer
 from rlsys.recipe.stages import (
     DpoStage,
     EvaluateStage,
@@ -130,6 +131,22 @@ def _workers(recipe: Recipe, kind: str, needed: set[str], gpus: float) -> tuple[
     }[kind]
     cpus = OVERSUBSCRIBED_CPUS if cluster.oversubscribe_cpus else cpus
     return tuple(Bundle(f"{kind}[{index}]", (kind,), cpus, gpus) for index in range(count))
+
+
+def weight_transfer(recipe: Recipe, plan: PlacementPlan) -> WeightTransfer:
+    """What carries weights from the learner to the engines of this plan.
+
+    Raises:
+        RecipeError: the recipe names one that cannot.
+    """
+    fits: WeightTransfer = "gloo"
+    if plan.use_gpus:
+        fits = "ipc" if plan.shares_gpu else "nccl"
+    named = recipe.rollout.weight_transfer
+    if named not in ("auto", "gloo", fits):
+        where = "share one GPU" if plan.shares_gpu else "have GPUs of their own" if plan.use_gpus else "are on CPU"
+        raise RecipeError(f"learner and engines {where}", value=named, fix=f'set rollout.weight_transfer = "{fits}"')
+    return fits if named == "auto" else named
 
 
 def check_fits(bundles: Sequence[Bundle], nodes: Sequence[Mapping[str, float]]) -> None:

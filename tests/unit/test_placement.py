@@ -3,10 +3,9 @@
 import pytest
 
 from launch.dry_run import describe
-from launch.recipe import weight_transfer
 from rlsys.errors import PlacementError, RecipeError
 from rlsys.recipe.load import load_recipe
-from rlsys.scaling.placement import Bundle, check_fits, placement_plan
+from rlsys.scaling.placement import Bundle, check_fits, placement_plan, weight_transfer
 
 
 def test_the_8b_recipe_fits_seven_learners_and_one_engine():
@@ -41,6 +40,9 @@ def test_a_transfer_that_the_placement_cannot_have_is_refused(named: str, one_gp
     recipe = load_recipe("configs/quickstart.toml", ['cluster.device="gpu"', f'rollout.weight_transfer="{named}"'])
     with pytest.raises(RecipeError, match=f"learner and engines .*{told}.*{named}"):
         weight_transfer(recipe, placement_plan(recipe, use_gpus=True, one_gpu=one_gpu))
+    if not one_gpu:
+        with pytest.raises(RecipeError, match=f"learner and engines .*{named}"):
+            describe(recipe)
     with pytest.raises(RecipeError, match=r"which is between GPUs, and cluster.device is cpu"):
         load_recipe("configs/quickstart.toml", ['cluster.device="cpu"', f'rollout.weight_transfer="{named}"'])
 
@@ -65,7 +67,7 @@ def test_a_reward_model_shares_the_learners_gpus_or_has_its_own():
     assert plan.bundle_index("reward", 1) == 8
     assert plan.gpus_per_actor("reward") == 1.0
     text = describe(alone)
-    assert "reward[1]      1 CPU, 1 GPU" in text
+    assert "reward[0-1]    1 CPU, 1 GPU each" in text
     assert "reward 10 x verified + 1 x the score of the reward model (hf:allenai/Llama-3.1-Tulu-3-8B-RM)" in text
 
 

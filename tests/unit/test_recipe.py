@@ -42,7 +42,7 @@ def test_all_faults_are_told_at_once_each_with_its_fix():
     assert "unknown key lerner.lr; got '3'; did you mean learner?" in problems
     assert "rlvr.batchs: unknown key; got 3; did you mean batches?" in problems
     assert "sft.learner.lr: wrong type; got 'x'; write a number" in problems
-    assert "dpo.batch_size: Input should be greater than 0; got 0" in problems
+    assert "dpo.batch_size: must be greater than 0; got 0; raise it" in problems
     assert "an override is key=value" in problems
 
 
@@ -62,7 +62,7 @@ def test_all_faults_are_told_at_once_each_with_its_fix():
         (
             "quickstart-grpo",
             ["rlvr.samples=0"],
-            ["rlvr.samples: Input should be greater than 0; got 0"],  # nothing of the 1 that stands in for it
+            ["rlvr.samples: must be greater than 0; got 0; raise it"],  # nothing of the 1 that stands in for it
         ),
         (
             "quickstart-grpo",
@@ -70,7 +70,7 @@ def test_all_faults_are_told_at_once_each_with_its_fix():
             [
                 "sft.batch_size: wrong type; got 'x'; write a whole number",
                 "rlvr.algorithm: clip must be below 1; got 2.0",
-                "rlvr.samples: Input should be greater than 0; got 0",
+                "rlvr.samples: must be greater than 0; got 0; raise it",
                 "model.tokenizer: no such folder; got '/nowhere'; give a folder of this machine with a tokenizer",
             ],
         ),
@@ -496,6 +496,27 @@ def test_tulu_3_8b_rlvr_values():
     assert stage.evaluation.every and stage.evaluation.development.keys() == {"gsm8k", "ifeval"}
 
 
+DRY_RUN = {
+    "sft": ["  learner[0-63]  1 CPU, 1 GPU each", "= 2 on each of 64 rank(s)", "epochs 2"],
+    "dpo": ["  learner[0-31]  2 CPU, 1 GPU each shared by learner + reference", "= 4 on each of 32 rank(s)"],
+    "reward": ["  value[0-7]     1 CPU, 1 GPU each", "= 32 on each of 8 rank(s)"],
+    "rlvr": [
+        "  learner[0-6]   3 CPU, 1 GPU each shared by learner + value + reference",
+        "  rollout[0]     1 CPU, 1 GPU",
+        "  weights        from the learner to the engines over nccl",
+        "rollout batch 224 prompts x 1 = 224 responses; 447 batches = 100128 episodes",
+        "4 optimizer steps a batch, 1788 in all; a minibatch is 32 on each of 7 rank(s)",
+        "max_staleness 1: at most 448 prompts in flight",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", DRY_RUN)
+def test_tulu_3_8b_placement_and_batch_arithmetic(name: str):
+    text = describe(load_recipe(f"configs/tulu3/8b/{name}.toml"))
+    assert [part for part in DRY_RUN[name] if part not in text] == []
+
+
 def imported(statements: str) -> list[str]:
     """The heavy packages that a process has imported after these statements."""
     heavy = {"torch", "ray", "vllm", "transformers", "deepspeed", "datasets"}
@@ -555,9 +576,12 @@ def quickstart_refused(*overrides: str) -> tuple[str, ...]:
         ("sft.data.source=[]", "sft.data: no source; add source = ["),
         ("learner.deepspeed={zero_optimization=3}", "[learner.deepspeed] zero_optimization is 3; write it as a table"),
         ("verifiers.modules=['__main__']", "verifiers.modules: no such module; got '__main__'"),
-        ("cluster.operation_timeout_s=inf", "cluster.operation_timeout_s: Input should be a finite number"),
-        ("rlvr.group_timeout_s=inf", "rlvr.group_timeout_s: Input should be a finite number"),
-        ("sft.name='a/b'", "a/b.name: String should match pattern"),
+        ("cluster.operation_timeout_s=inf", "cluster.operation_timeout_s: must be a finite number; got inf; write one"),
+        ("rlvr.group_timeout_s=inf", "rlvr.group_timeout_s: must be a finite number; got inf; write one"),
+        (
+            "sft.name='a/b'",
+            "a/b.name: must match ^([A-Za-z0-9][A-Za-z0-9_-]*)?$; got 'a/b'; leave out what it does not allow",
+        ),
         ("rlvr.name='learner'", "learner: a stage of this name hides the recipe's section learner"),
     ],
 )
