@@ -154,9 +154,13 @@ class RunContext:
         loading = self.keep_or_load(self.crew.learner, folder, held=held, learner=learner)
         yield
         if loading is not None:
-            with self.spans.span("load"), progress("loading the policy", shown=self.recipe.tracking.console):
-                loading.get(self.recipe.cluster.start_timeout_s)
+            self.await_load(loading, "the policy")
         self.learner_holds = folder
+
+    def await_load(self, loading: Pending[Any], what: str) -> None:
+        """Waits for a group's model; a terminal sees a bar meanwhile."""
+        with self.spans.span("load"), progress(f"loading {what}", shown=self.recipe.tracking.console):
+            loading.get(self.recipe.cluster.start_timeout_s)
 
     def keep_or_load(
         self, group: ModelGroup, folder: Path | None, *, held: Path | None, learner: LearnerSettings
@@ -276,6 +280,13 @@ class RunContext:
     def _any_learner_settings(self) -> LearnerSettings:
         """Of the first stage that trains a policy: weights that are only published need no others."""
         return next(stage.learner for stage in self.recipe.stage if isinstance(stage, SftStage | DpoStage | RlvrStage))
+
+    # --- offline work ----------------------------------------------------------------------------------------------
+
+    def result(self, task: Any, *, what: str) -> Any:
+        """As `get`, within `cluster.operation_timeout_s`; a terminal sees a bar meanwhile."""
+        with self.spans.span("offline"), progress(what, shown=self.recipe.tracking.console):
+            return get(task, timeout_s=self.recipe.cluster.operation_timeout_s, what=what)
 
     # --- what is written -----------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import numpy as np
 from actors.data_tasks import build_prompts
 from actors.pump import RolloutPump
 from actors.pump_records import PumpSettings
-from launch.context import RunContext, get
+from launch.context import RunContext
 from launch.sampling import sample_all
 from rlsys.recipe.data import DataSettings, TemplatingSettings, parse_source
 from rlsys.recipe.evaluation import EvaluationSettings
@@ -58,7 +58,7 @@ def load_sets(
         folder = context.folder / "evaluation" / name
         folder.mkdir(parents=True, exist_ok=True)
         ref = build_prompts.remote(data, context.model.folder, str(folder), modules, limit, None)
-        prompts = get(ref, timeout_s=context.recipe.cluster.operation_timeout_s, what=f"reading {path}")
+        prompts = context.result(ref, what=f"reading {path}")
         sets.append(EvaluationSet(name, tuple(prompt_at(i, prompts[i]) for i in range(len(prompts)))))
     return sets
 

@@ -52,11 +52,8 @@ def run_judged_preferences(context: RunContext, stage: StageContext) -> dict[str
         )
     source = SourceSettings(path=str(stage.folder / PAIRS_FILE), name="judged", synthetic=True)
     data = DataSettings(source=(source,), templating=settings.templating)
-    manifest = get(
-        build_store.remote(data, context.model.folder, str(stage.folder / "pairs"), "pairs", None),
-        timeout_s=context.recipe.cluster.operation_timeout_s,
-        what="writing the pairs",
-    )
+    store = build_store.remote(data, context.model.folder, str(stage.folder / "pairs"), "pairs", None)
+    manifest = context.result(store, what="writing the pairs")
     stage.tracker.log(1, _metrics(selection, made, manifest["rows"] // 2))
     return {
         "prompts": dict(selection.counts),
@@ -78,7 +75,7 @@ def _select(context: RunContext, settings: JudgedPreferencesStage, folder: Path)
         str(folder),
         context.resolve_gate(settings.decontamination),
     )
-    return get(ref, timeout_s=context.recipe.cluster.operation_timeout_s, what="selecting the prompts")
+    return context.result(ref, what="selecting the prompts")
 
 
 def _ask_until_done(

@@ -11,7 +11,7 @@ from actors.data_tasks import build_prompts, write_pairs
 from actors.pump import RolloutPump
 from actors.pump_records import PumpSettings
 from actors.shards import GroupReference
-from launch.context import RunContext, StageContext, get
+from launch.context import RunContext, StageContext
 from launch.evaluation import stage_modules
 from launch.sampling import sample_all
 from rlsys.errors import DataError
@@ -28,20 +28,16 @@ def run_preferences(context: RunContext, stage: StageContext) -> dict[str, Any]:
     settings = stage.stage
     assert isinstance(settings, PreferencesStage)
     data = context.recipe.fitted(context.resolve_data(settings.prompts), max_tokens=settings.sampling.max_tokens)
-    timeout_s = context.recipe.cluster.operation_timeout_s
     gate = context.resolve_gate(settings.decontamination)
     ref = build_prompts.remote(data, context.model.folder, str(stage.folder), stage_modules(context), None, gate)
-    prompts = get(ref, timeout_s=timeout_s, what="reading the prompts")
+    prompts = context.result(ref, what="reading the prompts")
     stream = PromptStream(prompts, context.recipe.seed)
     num_prompts = min(settings.num_prompts or len(prompts), len(prompts))
     context.bring_policy(context.policy_folder(settings.policy))
     with context.spans.span("sampling"):
         summaries, references = _sample_all(context, settings, stream, num_prompts)
-    manifest = get(
-        write_pairs.remote(references, str(stage.folder / "pairs"), context.recipe.seed),
-        timeout_s=timeout_s,
-        what="writing the pairs",
-    )
+    written = write_pairs.remote(references, str(stage.folder / "pairs"), context.recipe.seed)
+    manifest = context.result(written, what="writing the pairs")
     if not manifest["rows"]:
         raise DataError(
             "no prompt gave both right and wrong samples",

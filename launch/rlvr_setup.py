@@ -8,7 +8,7 @@ from actors.data_tasks import build_prompts
 from actors.groups import Pending
 from actors.pump import RolloutPump
 from actors.pump_records import PumpSettings, RewardScoring
-from launch.context import RunContext, StageContext, get
+from launch.context import RunContext, StageContext
 from launch.evaluation import load_sets, stage_modules
 from launch.model_states import commit_deadline_s
 from launch.rlvr_checkpoint import restore_checkpoint
@@ -86,7 +86,7 @@ def read_prompts(context: RunContext, settings: RlvrStage, folder: Path) -> "Pro
     modules = None if alone else stage_modules(context)
     gate = context.resolve_gate(settings.decontamination)
     ref = build_prompts.remote(data, context.model.folder, str(folder), modules, None, gate)
-    return get(ref, timeout_s=context.recipe.cluster.operation_timeout_s, what="reading the prompts")
+    return context.result(ref, what="reading the prompts")
 
 
 def _pump(context: RunContext, settings: RlvrStage, stream: PromptStream) -> RolloutPump:
@@ -139,5 +139,5 @@ def load_models(context: RunContext, settings: RlvrStage) -> None:
             pending += [] if loading is None else [loading]
         pending += load_frozen(context, settings)
     context.learner_holds = None
-    for answer in pending:
-        answer.get(context.recipe.cluster.start_timeout_s)
+    for loading in pending:
+        context.await_load(loading, "value, reference and reward models")

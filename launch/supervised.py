@@ -16,7 +16,7 @@ from typing import Any
 
 from actors.data_tasks import build_store, digest_model
 from actors.groups import ModelGroup, Pending
-from launch.context import RunContext, StageContext, get, pairs_folder
+from launch.context import RunContext, StageContext, pairs_folder
 from launch.model_states import commit_deadline_s, save_states
 from launch.progress import progress
 from rlsys.algorithms.schedule import learning_rate
@@ -150,7 +150,7 @@ def _reward(run: SupervisedRun) -> dict[str, Any]:
     folder, num_pairs = _pairs(context, settings, stage.folder)
     policy = context.policy_folder(settings.policy)
     value = context.crew.value
-    value.load(context.policy_settings(policy), settings.learner).get(context.recipe.cluster.start_timeout_s)
+    context.await_load(value.load(context.policy_settings(policy), settings.learner), "the reward model")
 
     def train(first_step: int, lrs: Sequence[float]) -> Pending[Any]:
         return value.train_reward(str(folder), _pair_steps(context, settings, first_step, lrs), settings.loss)
@@ -259,8 +259,7 @@ def _build_store(context: RunContext, settings: Any, folder: Path, layout: str) 
     data = context.resolve_data(settings.data)
     gate = context.resolve_gate(settings.decontamination)
     ref = build_store.remote(data, context.model.folder, str(folder), layout, gate)
-    with context.spans.span("tokenize"), progress("tokenising the data", shown=context.recipe.tracking.console):
-        return get(ref, timeout_s=context.recipe.cluster.operation_timeout_s, what="tokenising the data")
+    return context.result(ref, what="tokenising the data")
 
 
 def _pairs(context: RunContext, settings: RewardStage | DpoStage, folder: Path) -> tuple[Path, int]:
@@ -275,15 +274,16 @@ def _pairs(context: RunContext, settings: RewardStage | DpoStage, folder: Path) 
 
 def _reference_logprobs(context: RunContext, settings: DpoStage, folder: Path, policy: Path | None) -> Any:
     """`[P, 2]` of the policy before the first step: from the disk, where this run has computed them before."""
-    cluster, model = context.recipe.cluster, context.policy_settings(policy)
-    digest = get(digest_model.remote(model), timeout_s=cluster.operation_timeout_s, what="digesting the reference")
+    model = context.policy_settings(policy)
+    digest = context.result(digest_model.remote(model), what="digesting the reference")
     precision = f"{settings.learner.dtype} on {'GPUs' if context.crew.use_gpus else 'CPUs'}"
     kept = ReferenceLogprobs(context.folder / "reference_logprobs", pairs=folder, model=digest, precision=precision)
     logprobs = kept.read()
     if logprobs is None:
         reference = context.crew.reference
-        reference.load(model, settings.learner).get(cluster.start_timeout_s)
-        with context.spans.span("reference"):
+        context.await_load(reference.load(model, settings.learner), "the reference")
+        shown = context.recipe.tracking.console
+        with context.spans.span("reference"), progress("logprobs of the reference", shown=shown):
             logprobs = reference.pair_logprobs(str(folder)).get()
         kept.write(logprobs)
     return logprobs
