@@ -169,15 +169,18 @@ def verify_texts(asked: Sequence[tuple[Check, str]], settings: VerifierSettings)
 
 
 @ray.remote(num_cpus=0)
-def write_rollouts(groups: Sequence[GroupReference], path: str, tokenizer: str, step: int) -> int:
-    """One parquet file with a row a sample: prompt and response as text and tokens, versions, verdicts, reward."""
+def write_rollouts(groups: Sequence[GroupReference], path: str, tokenizer: str, step: int | None) -> int:
+    """One parquet file with a row a sample: prompt and response as text and tokens, versions, verdicts, reward.
+
+    `step` is the batch that was trained on them; None, as of an evaluation, has no column.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     decode = _tokenizer(tokenizer).decode
     rows = [
-        {
-            "step": step,
+        ({} if step is None else {"step": step})
+        | {
             "ordinal": experience.prompt.ordinal,
             "prompt_id": experience.prompt.id,
             "source": experience.prompt.source,

@@ -3,7 +3,6 @@
 consumes: prompt files     produces: eval/<set>/<task>@T<temperature> in [0, 1]     waits for: one set at a time
 """
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from actors.data_tasks import build_prompts
+from actors.data_tasks import build_prompts, write_rollouts
 from actors.pump import RolloutPump
-from actors.pump_records import PumpSettings
+from actors.pump_records import PumpSettings, VerifiedGroup
 from launch.context import RunContext
 from launch.sampling import sample_all
 from rlsys.recipe.data import DataSettings, TemplatingSettings, parse_source
@@ -72,26 +71,31 @@ def evaluate(
         context: of the run.
         sets: what `load_sets` gave.
         settings: temperatures, lengths, samples.
-        record: a folder for one JSON file a set and temperature, with every response's verdicts.
+        record: a folder for one parquet file a set and temperature, with every response and its verdicts.
 
     Returns:
         `eval/<set>/accuracy@T<t>`, and `eval/<set>/<task>@T<t>` where a set has several tasks. A response counts as
         right when all its verdicts are; those that a failed verifier masks are left out, their share is `failed@T<t>`.
     """
     metrics: dict[str, float] = {}
+    writes: dict[str, Any] = {}
     for evaluation_set in sets:
         for temperature in settings.temperatures:
             groups = _sample(context, evaluation_set, settings, temperature)
             label = f"T{temperature:g}"
-            metrics |= _accuracies(evaluation_set, groups, label)
+            metrics |= _accuracies(evaluation_set, [group.summary for group in groups], label)
             if record is not None:
-                _write_record(record / f"{evaluation_set.name}@{label}.json", evaluation_set, groups)
+                path = str(record / f"{evaluation_set.name}@{label}.parquet")
+                references = [group.reference for group in groups]
+                writes[path] = write_rollouts.remote(references, path, context.model.folder, None)
+    for path, written in writes.items():
+        context.result(written, what=f"writing {path}")
     return metrics
 
 
 def _sample(
     context: RunContext, evaluation_set: EvaluationSet, settings: EvaluationSettings, temperature: float
-) -> list[GroupSummary]:
+) -> list[VerifiedGroup]:
     pump_settings = PumpSettings(
         num_samples=settings.samples if temperature > 0 else 1,
         sampling=SamplingSettings(max_tokens=settings.max_tokens, temperature=temperature),
@@ -103,8 +107,7 @@ def _sample(
     )
     crew = context.crew
     pump = RolloutPump(crew.workers, crew.verifiers, pump_settings, prompts=evaluation_set.prompts.__getitem__)
-    groups = sample_all(context, pump, len(evaluation_set.prompts), what=f"evaluating {evaluation_set.name}")
-    return [group.summary for group in groups]
+    return sample_all(context, pump, len(evaluation_set.prompts), what=f"evaluating {evaluation_set.name}")
 
 
 def _accuracies(evaluation_set: EvaluationSet, groups: list[GroupSummary], label: str) -> dict[str, float]:
@@ -124,17 +127,6 @@ def _accuracies(evaluation_set: EvaluationSet, groups: list[GroupSummary], label
     if failed:
         metrics[f"{base}/failed@{label}"] = failed / (failed + len(every))
     return metrics
-
-
-def _write_record(path: Path, evaluation_set: EvaluationSet, groups: list[GroupSummary]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [_row(prompt, group) for prompt, group in zip(evaluation_set.prompts, groups, strict=True)]
-    path.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
-
-
-def _row(prompt: Prompt, group: GroupSummary) -> dict[str, Any]:
-    outcomes = [{verdict.verifier: [verdict.outcome, verdict.score] for verdict in sample} for sample in group.verdicts]
-    return {"id": prompt.id, "source": prompt.source, "lengths": group.lengths, "verdicts": outcomes}
 
 
 def stage_modules(context: RunContext) -> tuple[str, ...]:
