@@ -15,6 +15,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.cluster import require_node
+from actors.deaths import DEATHS
 from rlsys.checkpoint.seal import FileDigest
 from rlsys.errors import ActorError, RlsysError
 from rlsys.recipe.learner import LearnerSettings
@@ -98,10 +99,6 @@ class Pending(Generic[T]):
                 raise
         return self._finish([answers[rank] for rank in range(len(self._refs))])
 
-    def abandon(self) -> None:
-        """Nobody waits for the answers any more; ranks that do not give them even later are held in the call."""
-        self._group.unanswered += self._refs
-
     def map(self, function: Callable[[T], U]) -> "Pending[U]":
         """The same answers, seen through a function once they are there."""
         mapped = Pending(self._group, self._method, self._refs, lambda answers: function(self._finish(answers)))
@@ -115,8 +112,10 @@ class Pending(Generic[T]):
             if isinstance(error.cause, RlsysError):
                 raise error.cause from error
             raise ActorError(f"{self._who(rank)} failed: {error.cause!r}", fix="see its log") from error
-        except ray.exceptions.RayActorError as error:
+        except DEATHS as error:
             raise ActorError(f"{self._who(rank)} died: {error}", fix="see its log") from error
+        except ray.exceptions.RayError as error:
+            raise ActorError(f"the answer of {self._who(rank)} is lost: {error}") from error
 
     def _who(self, rank: int) -> str:
         seconds = time.monotonic() - self._since

@@ -12,8 +12,9 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
+from actors.deaths import DEATHS
 from rlsys.data.judge import Judge, RatingRequest, Reply, judge_name
 from rlsys.data.judge_endpoint import Endpoint
 from rlsys.errors import ActorError, RlsysError
@@ -141,7 +142,7 @@ class JudgeGroup:
             if isinstance(error.cause, RlsysError):
                 raise error.cause from error
             raise ActorError(f"judge {index} failed: {error.cause!r}") from error
-        except RayActorError as error:
+        except DEATHS as error:
             raise JudgeLostError(
                 f"judge {index} died: {error}", fix="start again: what was answered is kept"
             ) from error

@@ -8,6 +8,7 @@ import numpy as np
 import ray
 from ray import exceptions
 
+from actors.deaths import DEATHS
 from rlsys.errors import ActorError, RlsysError
 from rlsys.recipe.rollout import UpdateMode
 from rlsys.types import PolicyVersion
@@ -44,8 +45,10 @@ class RayPending(Generic[T]):
             if isinstance(error.cause, RlsysError):
                 raise error.cause from error
             raise ActorError(f"{self._owner} failed: {error.cause!r}", fix="see its log") from error
-        except exceptions.RayActorError as error:
+        except DEATHS as error:
             raise ActorError(f"{self._owner} died: {error}", fix="replace it") from error
+        except exceptions.RayError as error:
+            raise ActorError(f"the answer of {self._owner} is lost: {error}") from error
 
 
 class RayLearner:

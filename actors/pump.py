@@ -12,7 +12,7 @@ or hang are replaced meanwhile, and chunks wait here while there is nobody to ta
 """
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +20,7 @@ import ray
 import ray.exceptions
 
 from actors.begun_groups import BegunGroup, UnderWay
+from actors.deaths import DEATHS
 from actors.pump_records import Chunk, LossReason, LostGroups, PumpSettings, RewardScoring, VerifiedGroup
 from actors.roster import Member, Roster
 from actors.shards import GroupReference
@@ -61,7 +62,9 @@ class RolloutPump:
         self._settings, self._prompts, self._scoring = settings, prompts, scoring
         self._next_verifier = 0
         self._queue: deque[tuple[tuple[int, ...], int | None]] = deque()
-        """Ordinals of a call that waits for a worker, and the place of the one that must take it."""
+        """Ordinals of a call that waits for a worker with room, and the place of the one that must take it."""
+        self._given: Counter[Member] = Counter()
+        """Groups of this pump that each worker has; its `load` is of all pumps, and one may wait for another."""
         self._unverified: list[Chunk] = []
         """Chunks that wait for a verifier."""
         self._unscored: list[Chunk] = []
@@ -94,7 +97,7 @@ class RolloutPump:
         return [*self._chunks.values(), *self._unscored, *self._unverified]
 
     def start(self, ordinals: Sequence[int]) -> None:
-        """Hands prompts to the workers with the fewest groups under way, the lowest one first."""
+        """Hands prompts to the workers with the fewest groups under way, the lowest one first, while they take any."""
         if self._settings.fixed:
             places = self._workers.size
             for place in range(places):
@@ -155,7 +158,7 @@ class RolloutPump:
         """Forgets everything that was started; the workers end the requests. Nothing of it will come through."""
         for chunk in self._under_way:
             self._abort(chunk)
-            chunk.unload()
+            self._unload(chunk)
         self._queue.clear()
         self._unscored.clear()
         self._unverified.clear()
@@ -175,11 +178,15 @@ class RolloutPump:
         for chunk in self._unverified[:]:
             if self._verify(chunk):
                 self._unverified.remove(chunk)
-        waiting, self._queue = self._queue, deque()
-        for ordinals, place in waiting:
+        kept: deque[tuple[tuple[int, ...], int | None]] = deque()
+        while self._queue:
+            ordinals, place = self._queue[0]
             worker = self._worker_for(place)
+            if worker is None and place is None:  # nor is there one for what comes after it
+                break
+            self._queue.popleft()
             if worker is None:
-                self._queue.append((ordinals, place))
+                kept.append((ordinals, place))
                 continue
             prompts = ray.put([self._prompts(ordinal) for ordinal in ordinals])
             generated, rollouts = worker.handle.generate.remote(
@@ -191,11 +198,13 @@ class RolloutPump:
                 **self._begun_of(ordinals),
             )
             worker.load += len(ordinals)
+            self._given[worker] += len(ordinals)
             chunk = Chunk(ordinals, worker, prompts, generated, rollouts, time.monotonic())
             if self._scoring is not None:
                 self._chunks[chunk.awaited] = chunk
             elif not self._verify(chunk):
                 self._unverified.append(chunk)
+        self._queue = kept + self._queue
 
     def _begun_of(self, ordinals: Sequence[int]) -> dict[str, list[Any]]:
         begun = [self._begun.pop(ordinal, None) for ordinal in ordinals]
@@ -213,7 +222,8 @@ class RolloutPump:
                     fix="see its log; run again, which resumes",
                 )
             return next((member for member in serving if member.slot == place), None)
-        return min(serving, key=lambda member: (member.load, member.slot), default=None)
+        free = (member for member in serving if self._given[member] < self._settings.groups_per_worker)
+        return min(free, key=lambda member: (member.load, member.slot), default=None)
 
     def _is_replaced(self, chunk: Chunk) -> bool:
         assert self._scoring is not None
@@ -273,7 +283,7 @@ class RolloutPump:
             return []
         except ray.exceptions.RayError as error:
             return self._not_verified(chunk, error)
-        chunk.unload()
+        self._unload(chunk)
         seconds = time.monotonic() - chunk.started
         return [
             VerifiedGroup(summary, GroupReference(chunk.experiences, index), seconds)
@@ -281,21 +291,21 @@ class RolloutPump:
         ]
 
     def _not_sampled(self, chunk: Chunk, error: Exception) -> list[VerifiedGroup | LostGroups]:
-        if isinstance(error, ray.exceptions.RayActorError):
-            chunk.unload()
+        if isinstance(error, DEATHS):
+            self._unload(chunk)
             self._workers.lost(chunk.worker, "died")
             return [LostGroups(chunk.ordinals, "rollout_worker_died", error)]
         if isinstance(error, ray.exceptions.RayTaskError):
             if isinstance(error.cause, PromptRefused):
                 raise error.cause from error
-            chunk.unload()
+            self._unload(chunk)
             self._workers.lost(chunk.worker, f"failed ({error.cause!r})")
             return [LostGroups(chunk.ordinals, "rollout_worker_failed", error)]
         return self._give_up(chunk, "rollouts_lost", error)
 
     def _not_scored(self, chunk: Chunk, error: Exception) -> list[VerifiedGroup | LostGroups]:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-        if isinstance(cause, ray.exceptions.RayError) and not isinstance(cause, ray.exceptions.RayActorError):
+        if isinstance(cause, ray.exceptions.RayError) and not isinstance(cause, DEATHS):
             return self._give_up(chunk, "rollouts_lost", error)
         assert chunk.scorer is not None
         chunk.scorer.ranks.unanswered += chunk.scored_beside  # they may wait for the rank that failed
@@ -309,14 +319,14 @@ class RolloutPump:
         return []
 
     def _give_up(self, chunk: Chunk, reason: LossReason, error: Exception) -> list[VerifiedGroup | LostGroups]:
-        chunk.unload()
+        self._unload(chunk)
         return [LostGroups(chunk.ordinals, reason, error)]
 
     def _not_verified(self, chunk: Chunk, error: ray.exceptions.RayError) -> list[VerifiedGroup | LostGroups]:
         sampling = _error_of(chunk.generated)
-        if isinstance(sampling, ray.exceptions.RayActorError | ray.exceptions.RayTaskError):
+        if isinstance(sampling, (*DEATHS, ray.exceptions.RayTaskError)):
             return self._not_sampled(chunk, sampling)
-        died = isinstance(error, ray.exceptions.RayActorError)
+        died = isinstance(error, DEATHS)
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
         if not died and isinstance(cause, ray.exceptions.RayError):
             return self._give_up(chunk, "rollouts_lost", error)
@@ -357,6 +367,12 @@ class RolloutPump:
         assert chunk.scorer is not None
         chunk.scorer.ranks.unanswered += [chunk.scored, *chunk.scored_beside]
         return self._wait_for_another_scorer(chunk, TimeoutError(f"no answer within {self._scoring.timeout_s:g} s"))
+
+    def _unload(self, chunk: Chunk) -> None:
+        chunk.unload()
+        self._given[chunk.worker] -= len(chunk.ordinals)
+        if not self._given[chunk.worker]:
+            del self._given[chunk.worker]  # it may have been replaced
 
     def _abort(self, chunk: Chunk) -> None:
         if chunk.worker in self._workers:

@@ -28,8 +28,11 @@ class PumpSettings:
     """Of the sampling."""
     groups_per_call: int = 1
     """Prompts in one call."""
+    groups_per_worker: int = 512
+    """A worker that has so many under way is given no more before it is done with some: what it would only keep
+    waiting would be lost with it, and count as late."""
     group_timeout_s: float = 1800.0
-    """A chunk that takes longer is lost."""
+    """A chunk that a worker has for longer is lost."""
     tag: str = "train"
     """Of the calls: `train`, `eval` or `preferences`."""
     mode: Literal["eval", "reward"] | None = None

@@ -21,6 +21,7 @@ import ray
 import ray.exceptions
 
 from actors.cluster import require_node
+from actors.deaths import DEATHS
 from rlsys.errors import ActorError
 from rlsys.recipe.cluster import ClusterSettings
 
@@ -318,8 +319,8 @@ class Roster:
             stuck_s: Any = ray.get(heartbeat, timeout=max(timeout_s, 0.0))
         except ray.exceptions.GetTimeoutError:
             return "does not answer its heartbeat"
-        except ray.exceptions.RayActorError:
-            return "died"
+        except DEATHS as error:
+            return f"died ({_last_line(error)})" if isinstance(error, ray.exceptions.OutOfMemoryError) else "died"
         except ray.exceptions.RayError as error:
             return f"failed ({_last_line(error)})"
         limit = self._cluster.hang_timeout_s

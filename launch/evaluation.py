@@ -96,11 +96,13 @@ def evaluate(
 def _sample(
     context: RunContext, evaluation_set: EvaluationSet, settings: EvaluationSettings, temperature: float
 ) -> list[VerifiedGroup]:
+    num_samples = settings.samples if temperature > 0 else 1
     pump_settings = PumpSettings(
-        num_samples=settings.samples if temperature > 0 else 1,
+        num_samples=num_samples,
         sampling=SamplingSettings(max_tokens=settings.max_tokens, temperature=temperature),
         seed=context.recipe.seed + EVALUATION_SEED_OFFSET,
         groups_per_call=GROUPS_PER_CALL,
+        groups_per_worker=context.recipe.rollout.groups_per_worker(num_samples),
         group_timeout_s=context.recipe.cluster.operation_timeout_s,
         tag="eval",
         mode=settings.mode,

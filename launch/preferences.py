@@ -57,6 +57,7 @@ def _sample_all(
         sampling=settings.sampling,
         seed=context.recipe.seed,
         groups_per_call=GROUPS_PER_CALL,
+        groups_per_worker=context.recipe.rollout.groups_per_worker(settings.samples),
         group_timeout_s=context.recipe.cluster.operation_timeout_s,
         tag="preferences",
     )

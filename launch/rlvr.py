@@ -68,15 +68,11 @@ def train_on(run: RlvrRun, batch: Batch) -> None:
     seconds = {"time/wait_rollouts_s": time.perf_counter() - run.step_started, **run.carried_seconds}
     groups = run.buffer.take(batch.ordinals)
     update = Update(run, batch, groups, seconds)
-    try:
-        while not update.done:
-            absorb(run, run.pump.poll(timeout_s=POLL_S, until=update.refs))
-            run.start_admitted()  # with max_staleness >= 1 the next batch is sampled meanwhile
-            run.scale_if_asked()
-            update.advance()
-    except RlsysError:
-        update.abandon()
-        raise
+    while not update.done:
+        absorb(run, run.pump.poll(timeout_s=POLL_S, until=update.refs))
+        run.start_admitted()  # with max_staleness >= 1 the next batch is sampled meanwhile
+        run.scale_if_asked()
+        update.advance()
     ledger.trained(batch, step)
     run.committer.poll()  # a checkpoint that failed is told now, not when the next one is due
     with context.timed("publish", seconds):

@@ -95,6 +95,7 @@ def _pump(context: RunContext, settings: RlvrStage, stream: PromptStream) -> Rol
         sampling=settings.sampling,
         seed=context.recipe.seed,
         groups_per_call=settings.groups_per_call,
+        groups_per_worker=context.recipe.rollout.groups_per_worker(settings.samples),
         group_timeout_s=settings.group_timeout_s or context.recipe.cluster.operation_timeout_s,
         overlong=_overlong(settings),
         fixed=context.recipe.deterministic,

@@ -81,11 +81,6 @@ class Update:
         else:
             self._finish()
 
-    def abandon(self) -> None:
-        """Of an update that failed: other groups of ranks may be held in their part of it."""
-        for pending in self._pending.values():
-            pending.abandon()
-
     def _make_shards(self, groups: Sequence[BufferedGroup[GroupReference]]) -> list[ShardReference]:
         """Whole prompt groups, balanced by tokens."""
         num_shards = shards_for(self._run.context.recipe.cluster, self._run.settings.algorithm)

@@ -1,6 +1,7 @@
 """`[rollout]`: the engines that sample, and how weights get to them. `[sampling]`: what is asked of them."""
 
 import difflib
+import math
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -78,6 +79,10 @@ def context_length(vllm: dict[str, Any]) -> int | None:
     return length if isinstance(length, int) and length > 0 else None
 
 
+MAX_NUM_SEQS = 256
+"""Responses that an engine samples at the same time, unless `rollout.vllm` says otherwise."""
+
+
 class RolloutSettings(Section):
     """The engines and the publication of weights."""
 
@@ -116,6 +121,10 @@ class RolloutSettings(Section):
                 f"cpu_cores must name cores for each of {self.tensor_parallel_size} tensor-parallel workers, "
                 f"divided by |; got {self.cpu_cores!r}"
             )
+
+    def groups_per_worker(self, num_samples: int) -> int:
+        """Prompts of so many samples that keep an engine busy: twice what it can sample at the same time."""
+        return math.ceil(2 * self.vllm.get("max_num_seqs", MAX_NUM_SEQS) / num_samples)
 
     @property
     def tensor_parallel_size(self) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import ray
+from tiny_recipe import start_python
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
@@ -138,3 +139,36 @@ def after(seconds: float, value: Any) -> Any:
 @ray.remote(num_cpus=0)
 def read(refs: list[Any]) -> list[bytes]:
     return ray.get(refs)
+
+
+def test_a_rank_that_rays_memory_monitor_ends_has_died():
+    """That raises no `RayActorError`."""
+    code = f"""
+import os, time
+import numpy as np, psutil
+memory = psutil.virtual_memory()
+used = memory.total - memory.available
+os.environ["RAY_memory_usage_threshold"] = str((used + {1.5 * 2**30}) / memory.total)
+os.environ["RAY_memory_monitor_refresh_ms"] = "100"
+import ray
+from actors.groups import Placement, RankGroup
+from actors.rank import Rank, remote_rank
+from rlsys.errors import ActorError
+
+@remote_rank
+class Hungry(Rank):
+    def eat(self, *, gib):
+        self.eaten = np.ones(gib << 27)
+        time.sleep(60)
+
+ray.init(address="local", include_dashboard=False, num_cpus=1, log_to_driver=False, logging_level="ERROR")
+group = RankGroup.start(Hungry, Placement("hungry", start_timeout_s=60.0))
+try:
+    group.submit("eat", gib=4).get(60.0)
+except ActorError as error:
+    print("TOLD", type(error.__cause__).__name__, error)
+ray.shutdown()
+"""
+    output, _ = start_python(code).communicate(timeout=200)
+    told = next((line for line in output.splitlines() if line.startswith("TOLD")), output)
+    assert told.startswith("TOLD OutOfMemoryError hungry[0] in eat, ") and ", died: " in told

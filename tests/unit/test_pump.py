@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 from fake_ray import FakeRay, Handle, Ref, died, failed, install
 
 from actors import pump as pump_module
 from actors import roster as roster_module
+from actors.deaths import DEATHS
 from actors.pump import MAX_VERIFICATIONS, RolloutPump
 from actors.pump_records import LostGroups, PumpSettings, RewardScoring, VerifiedGroup
 from actors.roster import Restarts, Roster
@@ -22,16 +24,21 @@ from rlsys.types import GroupSummary, Prompt
 class Lab:
     """A pump between workers and verifiers whose calls end as a test says."""
 
-    def __init__(self, *, verifiers: int = 1, limit: int = 10, **options: Any) -> None:
+    def __init__(self, *, workers: int = 1, verifiers: int = 1, limit: int = 10, **options: Any) -> None:
         self.generated: list[tuple[Ref, Ref]] = []
         self.verified: list[tuple[Ref, Ref]] = []
         self.asked: list[Handle] = []
         """Of each call, the verifier."""
         self.restarts = Restarts(limit)
-        self.workers = self._roster("rollout", generate=self._call(self.generated))
+        abort = lambda *_, **__: Ref().answer()  # noqa: E731
+        self.workers = self._roster("rollout", size=workers, generate=self._call(self.generated), abort=abort)
         self.verifiers = self._roster("verifier", size=verifiers)
-        settings = PumpSettings(num_samples=1, sampling=SamplingSettings(), seed=0)
-        self.pump = RolloutPump(self.workers, self.verifiers, settings, prompts=_prompt, **options)
+        self.pump = self.another_pump(**options)
+
+    def another_pump(self, *, scoring: RewardScoring | None = None, **settings: Any) -> RolloutPump:
+        """Between the same workers and verifiers."""
+        settings = {"num_samples": 1, "sampling": SamplingSettings(), "seed": 0} | settings
+        return RolloutPump(self.workers, self.verifiers, PumpSettings(**settings), prompts=_prompt, scoring=scoring)
 
     def _call(self, calls: list[tuple[Ref, Ref]]) -> Any:
         def call(*_: Any, **__: Any) -> tuple[Ref, Ref]:
@@ -84,6 +91,11 @@ class Lab:
         return self.pump.poll(timeout_s=1.0)
 
 
+def died_of(death: type[Exception]) -> Exception:
+    """An error of that kind."""
+    return death() if issubclass(death, ray.exceptions.RayActorError) else death("gone")
+
+
 def _prompt(ordinal: int) -> Prompt:
     return Prompt(ordinal, str(ordinal), (), np.array([5], np.int32))
 
@@ -102,6 +114,48 @@ def test_a_step_that_fails_costs_its_worker_whatever_it_raises():
     assert isinstance(lost, LostGroups) and (lost.ordinals, lost.reason) == ((0,), "rollout_worker_failed")
     assert worker.killed and lab.restarts.counts == {"rollout": 1}
     assert lab.pump.num_running == 0
+
+
+@pytest.mark.parametrize("death", DEATHS, ids=lambda death: death.__name__)
+def test_a_worker_is_replaced_whatever_it_died_of(death: type[Exception]):
+    """Of Ray's memory monitor, too, which raises no `RayActorError`."""
+    lab = Lab()
+    lab.start(0, sampled=False)
+    (lost,) = lab.fail_sampling(died_of(death))
+    assert isinstance(lost, LostGroups) and (lost.ordinals, lost.reason) == ((0,), "rollout_worker_died")
+    assert lab.restarts.counts == {"rollout": 1}
+    lab.pump.poll(timeout_s=0.0)  # its successor is built
+    lab.start(1)
+    assert lab.fail_verdicts(died_of(death)) == []
+    assert lab.restarts.counts == {"rollout": 1, "verifier": 1}
+
+
+def test_a_worker_is_given_no_more_than_keeps_it_busy():
+    """What waits here is neither late nor lost with a worker."""
+    lab = Lab(workers=2, groups_per_worker=2, group_timeout_s=100.0)
+    lab.start(*range(7), sampled=False)
+    assert [member.load for member in lab.workers.serving] == [2, 2]
+    assert (len(lab.generated), lab.pump.num_running) == (4, 7)
+    summary = GroupSummary(0, (1,), 1, 0, 0, ("stop",), (1.0,), ((),))
+    for summaries, _ in lab.generated[:2]:
+        summaries.answer([])
+    lab.verified[0][0].answer([summary])
+    assert len(lab.pump.poll(timeout_s=1.0)) == 1
+    lab.pump.poll(timeout_s=0.0)
+    assert (len(lab.generated), lab.pump.num_running) == (5, 6)
+    lab.pump.abort()
+    assert [member.load for member in lab.workers.serving] == [0, 0]
+
+
+def test_pumps_do_not_wait_for_each_others_groups():
+    """An evaluation begins while all that the workers take is under way for training, and nobody collects that."""
+    lab = Lab(groups_per_worker=2)
+    lab.start(0, 1, 2, sampled=False)
+    assert len(lab.generated) == 2
+    evaluation = lab.another_pump(groups_per_worker=2, tag="eval")
+    evaluation.start([0, 1, 2])
+    assert len(lab.generated) == 4
+    assert [member.load for member in lab.workers.serving] == [4]
 
 
 def test_a_prompt_that_no_engine_takes_is_the_users_to_mend():

@@ -73,15 +73,6 @@ def fail(reference: Reference) -> None:
         ref.fail(died())
 
 
-def test_ranks_of_an_update_that_failed_are_asked_about(replaced: list[ActorError]):
-    """Another group may be held in its part of it, waiting for a rank that failed."""
-    reference = Reference()
-    update = scoring(reference)
-    update.abandon()
-    (asked,) = reference.calls
-    assert reference.ranks.unanswered and set(reference.ranks.unanswered) <= set(asked)
-
-
 def test_a_reference_that_dies_is_started_again_and_asked_again(replaced: list[ActorError]):
     first = Reference()
     update = scoring(first)
