@@ -90,8 +90,12 @@ class Crew:
             "verifier": self._start_verifiers,
         }
         present = {kind for bundle in self._plan.bundles for kind in bundle.actors}
+        if self._plan.shares_gpu:
+            # An engine measures what is free to decide what it takes: nobody may load anything meanwhile.
+            self._started["rollout"] = self._pool.submit(start["rollout"])
+            self._wait("rollout")
         for kind in STARTED_FIRST:
-            if kind in present:
+            if kind in present and kind not in self._started:
                 self._started[kind] = self._pool.submit(start[kind])
 
     @property

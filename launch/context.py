@@ -214,6 +214,8 @@ class RunContext:
             self.crew.workers.wait_for_one()
         elif not self.crew.workers.serving or (pump is not None and pump.needs_weights):
             hold = self.engines_hold
+            if hold is not None and hold != self.learner_holds:  # it has trained something else since
+                self.load_policy(hold, self._any_learner_settings())
             self.publish(*self._published)
             self.engines_hold = hold
 

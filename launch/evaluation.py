@@ -21,6 +21,7 @@ from rlsys.recipe.recipe import HUB
 from rlsys.recipe.rollout import SamplingSettings
 from rlsys.recipe.stages import verifiers_of
 from rlsys.rollouts.prompt_stream import prompt_at
+from rlsys.telemetry.names import name_part
 from rlsys.types import GroupSummary, Prompt
 
 GROUPS_PER_CALL = 64
@@ -120,7 +121,7 @@ def _accuracies(evaluation_set: EvaluationSet, groups: list[GroupSummary], label
             if any(verdict.masked for verdict in verdicts):
                 failed += 1
                 continue
-            right[prompt.source].append(float(all(verdict.score == 1.0 for verdict in verdicts)))
+            right[name_part(prompt.source)].append(float(all(verdict.score == 1.0 for verdict in verdicts)))
     every = [value for values in right.values() for value in values]
     base = f"eval/{evaluation_set.name}"
     metrics = {f"{base}/accuracy@{label}": float(np.mean(every)) if every else float("nan")}

@@ -108,6 +108,7 @@ def absorb(run: RlvrRun, arrived: Sequence[VerifiedGroup | LostGroups]) -> None:
         if summary.num_masked == len(summary.lengths):
             run.ledger.masked(summary.ordinal, "every verdict failed")
         elif run.settings.algorithm.filter_equal_groups and not is_informative(summary.scores or summary.rewards):
-            run.ledger.filtered(summary.ordinal, "all rewards equal")
+            run.filtered(summary.ordinal)
         elif run.ledger.finished(summary.ordinal, summary.oldest_version, summary.newest_version):
+            run.filtered_in_a_row = 0
             run.buffer.put(summary, group.reference)

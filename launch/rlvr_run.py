@@ -22,7 +22,7 @@ from rlsys.algorithms.step_guard import StepGuard
 from rlsys.checkpoint.background import BackgroundCommitter
 from rlsys.checkpoint.chain_file import ChainFile
 from rlsys.checkpoint.policy_exports import PolicyExports
-from rlsys.errors import ActorError, RlsysError, VerifierError
+from rlsys.errors import ActorError, RlsysError, TrainingError, VerifierError
 from rlsys.recipe.stages import RlvrStage
 from rlsys.rollouts.experience_buffer import BufferedGroup, ExperienceBuffer
 from rlsys.rollouts.ledger import Ledger
@@ -42,6 +42,9 @@ MAX_IN_A_ROW = 10
 given up by the ledger after `rlvr.max_attempts`, or without a verdict (then at least a batch of them).
 
 What a dead worker had under way, hundreds of groups, is no such sign: deaths are bounded by `cluster.max_restarts`."""
+
+MAX_FILTERED_BATCHES = 20
+"""Batches of groups, one after another, that are all left out of training, before the run ends."""
 
 
 @dataclass
@@ -74,6 +77,8 @@ class RlvrRun:
     """Lost groups that the ledger gave up since one came through."""
     masked_in_a_row: int = 0
     """Groups without a verdict since one had some."""
+    filtered_in_a_row: int = 0
+    """Groups of equal rewards since one had different ones."""
     judged_groups: list[GroupSummary] = field(default_factory=list)
     """Since the last step."""
     lost_groups: Counter[str] = field(default_factory=Counter)
@@ -90,7 +95,7 @@ class RlvrRun:
         self.ledger, self.buffer = Ledger(self.ledger.settings), ExperienceBuffer()
         self.guard = StepGuard(self.settings.algorithm.safety.max_skipped_in_a_row)
         self.best_score, self.best_step, self.saved_best_step, self.chain_position = -math.inf, 0, 0, 0
-        self.expired_in_a_row = self.masked_in_a_row = 0
+        self.expired_in_a_row = self.masked_in_a_row = self.filtered_in_a_row = 0
         self.judged_groups = []
         self.carried_seconds, self.writes = {}, []
 
@@ -256,6 +261,21 @@ class RlvrRun:
                 f"{self.masked_in_a_row} prompts in a row have no sample that the verifiers could judge",
                 value=", ".join(failed),
                 fix="try them with `rlsys verify`; raise verifiers.wall_limit_s or memory_limit_mib, or mend it",
+            )
+
+    def filtered(self, ordinal: int) -> None:
+        """Leaves a group out of training, all of whose rewards are equal.
+
+        Raises:
+            TrainingError: there are no others any more: no batch would ever be full.
+        """
+        self.ledger.filtered(ordinal, "all rewards equal")
+        self.filtered_in_a_row += 1
+        if self.filtered_in_a_row >= MAX_FILTERED_BATCHES * self.settings.batch_groups:
+            raise TrainingError(
+                "prompts in a row whose samples all have one reward, so that none of them teaches anything",
+                value=self.filtered_in_a_row,
+                fix="use easier or harder prompts, more samples, or algorithm.filter_equal_groups = false",
             )
 
     def flush_trace(self) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from rlsys.recipe.section import Section
+from rlsys.telemetry.names import name_part
 
 
 class EvaluationSettings(Section):
@@ -31,5 +32,9 @@ class EvaluationSettings(Section):
     """In RLVR: development sets every so many batches; 0 is only at the end."""
 
     def _faults(self) -> Iterator[str]:
+        for key in ("test", "development"):
+            for name in getattr(self, key):
+                if name_part(name) != name:
+                    yield f"{key} calls a set {name!r}, which names its folder and metrics; use letters, digits, _ . = -"
         if not self.temperatures:
             yield "temperatures is empty; name at least one, such as 1.0"

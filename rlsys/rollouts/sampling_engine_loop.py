@@ -63,7 +63,7 @@ class LoopStats:
     idle_s: float
     """Time in which there was nothing to sample."""
     beat_age_s: float
-    """Since the thread last said that it lives; it says so after each step and each thing asked."""
+    """Since the thread last said that it lives, as it does after each step and each thing asked; 0 while it waits."""
 
 
 class EngineLoop:
@@ -93,6 +93,8 @@ class EngineLoop:
         self._busy_since: float | None = None
         self._spans = SpanRecorder(name)
         self._beat = time.monotonic()
+        self._rests = False
+        """Whether the thread waits to be asked for something, as between the phases of a publication."""
         self._engine: SamplingEngine | None = None
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
         self._thread.start()
@@ -173,7 +175,7 @@ class EngineLoop:
             step_s=self._step_s,
             update_s=self._update_s,
             idle_s=self._idle_s,
-            beat_age_s=time.monotonic() - self._beat,
+            beat_age_s=0.0 if self._rests else time.monotonic() - self._beat,
         )
 
     def close(self, *, timeout_s: float = 30.0) -> None:
@@ -226,13 +228,16 @@ class EngineLoop:
             self._end_busy_time()
         started = time.monotonic()
         while not self._closed:
+            self._rests = block
             try:
                 function, future = self._commands.get(block=block)
             except queue.Empty:
                 break
+            finally:
+                self._beat = time.monotonic()
+                self._rests = False
             if block and not self._paused:
-                self._idle_s += time.monotonic() - started
-            self._beat = time.monotonic()
+                self._idle_s += self._beat - started
             block = False
             _resolve(future, function)
         self._beat = time.monotonic()

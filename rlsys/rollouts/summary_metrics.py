@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from rlsys.algorithms.shaping import is_informative
+from rlsys.telemetry.names import name_part
 from rlsys.types import GroupSummary, PolicyVersion
 
 
@@ -47,10 +48,11 @@ def verdict_metrics(groups: Iterable[GroupSummary]) -> dict[str, float]:
     seconds: list[float] = []
     for group in groups:
         for verdict in (verdict for sample in group.verdicts for verdict in sample):
-            outcomes[verdict.verifier][verdict.outcome] += 1
+            name = name_part(verdict.verifier)
+            outcomes[name][verdict.outcome] += 1
             seconds.append(verdict.seconds)
             if not verdict.masked:
-                scores[verdict.verifier].append(verdict.score)
+                scores[name].append(verdict.score)
     metrics: dict[str, float] = {}
     for name, counts in outcomes.items():
         for outcome in ("correct", "wrong", "unparsable", "timeout", "error"):

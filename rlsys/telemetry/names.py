@@ -94,6 +94,15 @@ def describe(name: str) -> str:
     return next((text for pattern, text in METRICS.items() if _to_regex(pattern).fullmatch(name)), "")
 
 
+def name_part(text: str) -> str:
+    """What a data set or a user calls something, as a part of a metric's name.
+
+    >>> name_part("ai2-adapt-dev/tulu 3"), name_part("code:py")
+    ('ai2-adapt-dev_tulu_3', 'code_py')
+    """
+    return re.sub(r"[^A-Za-z0-9_.=-]", "_", text) or "_"
+
+
 def prometheus_name(name: str) -> str:
     """The name in Prometheus' alphabet, for a gauge.
 

@@ -64,8 +64,9 @@ class WandbTracker:
         return {"run_id": self.run_id}
 
     def restore(self, position: Position) -> None:
-        """Takes the run's id; called before the first `log`."""
-        self.run_id = position["run_id"]
+        """Takes the run's id, unless wandb has started one: a stage that goes back goes on in its own."""
+        if self._thread is None:
+            self.run_id = position["run_id"]
 
     def close(self) -> None:
         """Waits, a minute at most, until all is sent; prints one line if not all was."""

@@ -21,4 +21,4 @@ class Judgement:
     outcome: Outcome
     score: float
     detail: Mapping[str, Any] = field(default_factory=dict)
-    """JSON values only."""
+    """JSON values only; NaN and infinity are none."""

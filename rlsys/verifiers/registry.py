@@ -10,13 +10,13 @@ imports sympy.
 
 import difflib
 import importlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 from rlsys.errors import VerifierError
+from rlsys.types import Outcome
 from rlsys.verifiers.judgement import Judgement, VerifyMode
 
 VerifierFunction: TypeAlias = Callable[[str, Any, VerifyMode], Judgement | float | bool]
@@ -45,15 +45,22 @@ class Verifier:
             VerifierError: the function returned something that is no judgement.
         """
         returned = self.function(response, ground_truth, mode)
-        if isinstance(returned, Judgement):
-            return returned
-        if not isinstance(returned, bool | float | int) or not 0.0 <= returned <= 1.0 or math.isnan(returned):
+        score = returned.score if isinstance(returned, Judgement) else returned
+        if not isinstance(score, bool | float | int) or not 0.0 <= score <= 1.0:  # as NaN is not
             raise VerifierError(
                 f"verifier {self.name!r} must return a Judgement, a bool or a score from 0 to 1",
                 value=returned,
                 fix="change what the function returns",
             )
-        return Judgement("correct" if returned == 1 else "wrong", float(returned))
+        if not isinstance(returned, Judgement):
+            return Judgement("correct" if returned == 1 else "wrong", float(returned))
+        if returned.outcome not in get_args(Outcome):
+            raise VerifierError(
+                f"verifier {self.name!r} returned an unknown outcome",
+                value=returned.outcome,
+                fix=f"use one of {', '.join(get_args(Outcome))}",
+            )
+        return returned
 
 
 BUILT_IN = MappingProxyType(

@@ -107,7 +107,7 @@ def _judge(name: str, ground_truth: Any, response: str, mode: Any) -> Judgement:
 
 
 def _json_result(judgement: Judgement, started: float) -> str:
-    detail = json.dumps(dict(judgement.detail))
+    detail = json.dumps(dict(judgement.detail), allow_nan=False)
     if len(detail) > _LONGEST_DETAIL_CHARS:
         detail = json.dumps({"left_out": f"{len(detail)} characters of detail"})
     seconds = time.perf_counter() - started

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+from rlsys.verifiers.judgement import Judgement
 from rlsys.verifiers.registry import verifier
 
 
@@ -63,6 +64,18 @@ def _print(truth):
     return truth == "print"
 
 
+def _not_a_number(_):
+    return Judgement("wrong", float("nan"))
+
+
+def _not_a_number_inside(_):
+    return Judgement("wrong", 0.0, {"distance": float("nan")})
+
+
+def _unknown_outcome(_):
+    return Judgement("right", 1.0)
+
+
 def _refused(action):
     try:
         action()
@@ -104,6 +117,9 @@ _ACTIONS = {
     "leave": _leave,
     "raise": _raise,
     "print": _print,
+    "not a number": _not_a_number,
+    "not a number inside": _not_a_number_inside,
+    "unknown outcome": _unknown_outcome,
     "open socket": _open_socket,
     "run program": _run_program,
     "write file": _write_file,

@@ -64,6 +64,20 @@ def test_verdicts_come_back_in_input_order(pool: VerifierPool):
     assert pool.verify_many([]) == []
 
 
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("not a number", "must return a Judgement, a bool or a score from 0 to 1"),
+        ("not a number inside", "Out of range float values are not JSON compliant"),
+        ("unknown outcome", "returned an unknown outcome; got 'right'"),
+    ],
+)
+def test_a_judgement_that_is_none_is_an_error_and_harms_nobody(pool: VerifierPool, word: str, told: str):
+    before, verdict, after = pool.verify_many([good(1), rogue(word), good(2)])
+    assert (before.outcome, after.outcome) == ("correct", "correct")
+    assert (verdict.outcome, verdict.score) == ("error", 0.0) and told in verdict.detail["error"]
+
+
 @pytest.mark.parametrize("word", ["spin", "spin deaf"])
 def test_a_hang_costs_its_cpu_time_and_is_masked(pool: VerifierPool, word: str):
     [verdict] = pool.verify_many([rogue(word)])

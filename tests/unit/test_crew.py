@@ -1,6 +1,7 @@
 """Groups of ranks: who is taken for fallen, what a failed call leaves behind, and starts that are tried again."""
 
 from concurrent.futures import Future
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -196,3 +197,31 @@ def test_a_restart_is_bounded(fake: FakeRay, monkeypatch):
     assert all(handle.killed for handle in ranks.handles)
     assert crew.learner.ranks is not ranks
     assert not crew.restart("learner")
+
+
+@pytest.mark.parametrize(("shares_gpu", "first"), [(True, "rollout"), (False, "learner")])
+def test_an_engine_that_shares_the_gpu_is_built_before_anything_else_starts(monkeypatch, shares_gpu: bool, first: str):
+    """It measures what is free there to decide how much it takes."""
+    crew = crew_with(CLUSTER)
+    bundles = [SimpleNamespace(actors=kinds) for kinds in (("learner", "value"), ("rollout",), ("verifier",))]
+    monkeypatch.setattr(crew, "_plan", SimpleNamespace(shares_gpu=shares_gpu, bundles=bundles))
+    monkeypatch.setattr(crew_module, "reserve", lambda plan, timeout_s: (None, []))
+    order: list[str] = []
+    released = Event()
+
+    def start_workers() -> None:
+        if not shares_gpu:
+            released.wait(30)  # the others come first, if they may
+        order.append("rollout")
+
+    def start_ranks(kind: str) -> None:
+        order.append(kind)
+        released.set()
+
+    monkeypatch.setattr(crew, "_start_workers", start_workers)
+    monkeypatch.setattr(crew, "_start_ranks", start_ranks)
+    monkeypatch.setattr(crew, "_start_verifiers", lambda: None)
+    crew.start()
+    for started in crew._started.values():
+        started.result(30)
+    assert order[0] == first and sorted(order) == ["learner", "rollout", "value"]

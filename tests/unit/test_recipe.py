@@ -541,13 +541,19 @@ def test_the_reference_page_is_true():
     assert (ROOT / "docs" / "recipe.md").read_text() == render()
 
 
-def test_a_canary_in_float32_is_held_to_a_ten_thousandth():
+def test_a_canary_in_float32_is_held_to_a_ten_thousandth_on_cpu_and_to_tf32_on_gpus():
     quickstart = load_recipe("configs/quickstart.toml")
     assert quickstart.canary_tolerance(use_gpus=False) == 1e-5
     assert quickstart.canary_tolerance(use_gpus=True) == 0.05
     assert load_recipe("configs/tulu3/8b/rlvr.toml").canary_tolerance(use_gpus=True) == 0.05
     mixed = load_recipe("configs/quickstart.toml", ['rlvr.learner.dtype="bfloat16"'])
     assert mixed.canary_tolerance(use_gpus=False) == 0.05
+    float32 = [f'{label}.learner.dtype="float32"' for label in ("sft", "dpo", "rlvr")]
+    float32_learner = load_recipe("configs/quickstart.toml", float32)
+    assert float32_learner.canary_tolerance(use_gpus=True) == 0.05
+    float32_throughout = load_recipe("configs/quickstart.toml", [*float32, 'rollout.vllm.dtype="float32"'])
+    assert float32_throughout.canary_tolerance(use_gpus=True) == 5e-3
+    assert float32_throughout.canary_tolerance(use_gpus=False) == 1e-5
     named = load_recipe("configs/quickstart.toml", ["rollout.canary_tolerance=0.3"])
     assert named.canary_tolerance(use_gpus=False) == 0.3
 
@@ -581,6 +587,10 @@ def quickstart_refused(*overrides: str) -> tuple[str, ...]:
         (
             "sft.name='a/b'",
             "a/b.name: must match ^([A-Za-z0-9][A-Za-z0-9_-]*)?$; got 'a/b'; leave out what it does not allow",
+        ),
+        (
+            "evaluation.test={'my set'='stage:world/test.jsonl'}",
+            "test calls a set 'my set', which names its folder and metrics; use letters, digits, _ . = -",
         ),
         ("rlvr.name='learner'", "learner: a stage of this name hides the recipe's section learner"),
     ],

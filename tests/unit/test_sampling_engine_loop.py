@@ -4,6 +4,7 @@ The engine here samples one token a step for each group, so that every test says
 """
 
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -155,6 +156,23 @@ def test_in_flight_update_flips_between_two_steps_and_goes_on(loop: EngineLoop, 
     loop.commit(3).result(WAIT_S)
     assert future.result(WAIT_S)[0].versions.tolist() == [0, 3, 3, 3]
     assert loop.stats().update_s > 0 and loop.stats().num_restarted == 0
+
+
+def test_an_engine_that_waits_for_weights_is_not_stuck(loop: EngineLoop, engine: CountingEngine):
+    """However long another one keeps it waiting: its heartbeat counts only time at work."""
+    (future,) = loop.add([request(4)])
+    loop.prepare("in_flight").result(WAIT_S)
+    time.sleep(0.3)
+    stats = loop.stats()
+    assert stats.num_unfinished == 1 and stats.beat_age_s == 0.0
+    loop.commit(1).result(WAIT_S)
+    future.result(WAIT_S)
+    engine.gate.clear()
+    loop.add([request(1)])
+    assert engine.stepping.wait(WAIT_S)
+    time.sleep(0.3)
+    assert loop.stats().beat_age_s >= 0.3, "a step that does not end is"
+    engine.gate.set()
 
 
 def test_drain_finishes_what_runs_and_holds_what_comes(loop: EngineLoop, engine: CountingEngine):

@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from rlsys.rollouts.summary_metrics import failed_verdict_frac, rollout_metrics, staleness_metrics
+from rlsys.rollouts.summary_metrics import failed_verdict_frac, rollout_metrics, staleness_metrics, verdict_metrics
+from rlsys.telemetry.names import check_name
 from rlsys.types import GroupSummary, Verdict
 
 
@@ -30,6 +31,14 @@ def test_masked_samples_leave_rewards_but_are_counted():
     assert metrics["rollout/truncated_frac"] == 0.25
     assert metrics["rollout/informative_groups_frac"] == 0.5
     assert failed_verdict_frac(GROUPS) == 0.25
+
+
+def test_names_of_verifiers_become_names_of_metrics():
+    """Whatever users call them: a metric whose name is refused would end the run at its first step."""
+    verdicts = (Verdict("code:py", "correct", 1.0, 0.5), Verdict("my own", "wrong", 0.0, 0.5))
+    metrics = verdict_metrics([GroupSummary(0, (2,), 9, 0, 0, ("stop",), (1.0,), (verdicts,))])
+    assert [check_name(name) for name in metrics] == list(metrics)
+    assert (metrics["verifier/code_py/correct_frac"], metrics["reward/my_own/mean"]) == (1.0, 0.0)
 
 
 def test_staleness_is_counted_from_the_oldest_token():

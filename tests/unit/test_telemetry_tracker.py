@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -188,6 +189,23 @@ def test_wandb_failures_reach_no_step_and_are_told_in_one_line_at_the_end(
         "wandb did not get everything: dropped 3, UsageError 1; first UsageError: Invalid project name"
     )
     assert line.endswith("; metrics.jsonl has it all")
+
+
+def test_a_stage_that_goes_back_stays_in_its_wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Though the position that it goes back to is of a time before wandb had begun one."""
+    nothing = lambda *_, **__: None  # noqa: E731
+    run = SimpleNamespace(id="abc123", log=nothing, finish=nothing, define_metric=nothing)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: run, Settings=dict))
+    tracker = WandbTracker(tmp_path, project="rlsys", name="test", mode="offline")
+    beginning = tracker.position()
+    tracker.log(1, {"reward/mean": 0.0})
+    deadline = time.monotonic() + 30.0
+    while not tracker.run_id and time.monotonic() < deadline:
+        time.sleep(0.01)
+    tracker.restore(beginning)
+    tracker.log(1, {"reward/mean": 0.0})
+    assert tracker.position() == {"run_id": "abc123"}
+    tracker.close()
 
 
 def test_a_wandb_that_hangs_blocks_no_step(

@@ -50,10 +50,22 @@ def test_bools_and_scores_become_judgements(returned: object, expected: Judgemen
     assert one.judge("", None, "eval") == expected
 
 
-@pytest.mark.parametrize("returned", [None, "yes", 1.5, -0.1, float("nan"), [1]])
+@pytest.mark.parametrize(
+    "returned",
+    [
+        *(None, "yes", 1.5, -0.1, float("nan"), [1]),
+        *(Judgement("wrong", score) for score in (float("nan"), float("inf"), 2.0, -0.5, "1")),  # pyright: ignore
+    ],
+)
 def test_anything_else_a_verifier_returns_is_an_error(returned: object):
     one = Verifier("one", lambda response, ground_truth, mode: returned, accept_any_ground_truth)  # pyright: ignore
     with pytest.raises(VerifierError, match="must return a Judgement"):
+        one.judge("", None, "eval")
+
+
+def test_an_outcome_that_is_none_is_an_error():
+    one = Verifier("one", lambda *_: Judgement("right", 1.0), accept_any_ground_truth)  # pyright: ignore
+    with pytest.raises(VerifierError, match="unknown outcome; got 'right'; use one of correct, wrong, unparsable"):
         one.judge("", None, "eval")
 
 
