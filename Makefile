@@ -1,6 +1,6 @@
 # make install     .venv with what is pinned for this machine, and .venv/bin/rlsys
-# make quickstart  install, then the whole recipe on this machine (about 8 minutes), ending with a table
-# make test        install with test tools, then lint, types and tests (about half an hour on two cores)
+# make quickstart  install, then the whole recipe on this machine (about 6 minutes), ending with a table
+# make test        install with test tools, then lint, types and tests (about 25 minutes on two cores)
 # make faults      the published fault matrix on real processes (at most 90 minutes); docs/faults.md is its table
 # make soak        half an hour of training under random kills
 .PHONY: install install-test quickstart test faults soak lint lock help

@@ -3,6 +3,7 @@
 Heavy imports wait until a rank runs: whoever starts the actors need not import torch.
 """
 
+import gc
 import os
 import socket
 from collections.abc import Sequence
@@ -69,12 +70,18 @@ class Rank:
 
     def load(self, *, model: ModelSettings, learner: LearnerSettings) -> dict[str, Any]:
         """Load a model in place of the one before; returns `{"num_parameters": …}`."""
+        import torch
+
         from rlsys.models.build import build_engine, close_engine
 
         assert self._group is not None, "join() comes first"
         if self._engine is not None:
             close_engine(self._engine)
             self._engine = None
+            # ZeRO-3's parameters, hooks and optimizer refer to each other: uncollected, there would be two models.
+            gc.collect()
+            if self._group.device.type == "cuda":
+                torch.cuda.empty_cache()
         self._engine = build_engine(
             self.kind, model=model, learner=learner, group=self._group, trainable=self.trainable
         )

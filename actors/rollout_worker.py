@@ -26,7 +26,7 @@ from rlsys.rollouts.partial_group import PartialGroup, Response
 from rlsys.rollouts.prompt_stream import sample_seed
 from rlsys.rollouts.sampling_engine import SamplingEngine
 from rlsys.rollouts.sampling_engine_loop import EngineLoop, GroupRequest
-from rlsys.rollouts.sampling_engine_settings import EngineSettings, engine_environment
+from rlsys.rollouts.sampling_engine_settings import EngineSettings, check_build, engine_environment
 from rlsys.rollouts.staleness import version_range
 from rlsys.telemetry.trace import Span
 from rlsys.types import GroupSummary, PolicyVersion, Prompt, Rollout
@@ -57,10 +57,17 @@ class RolloutWorker:
     def __init__(self, settings: EngineSettings, *, name: str = "rollout-0") -> None:
         import torch
 
-        os.environ.update(engine_environment(settings, on_cpu=not torch.cuda.is_available()))
+        # torch sees other actors' GPUs too: Ray hides them only from an actor that has some of its own.
+        on_cpu = not (torch.cuda.is_available() and ray.get_gpu_ids())
+        os.environ.update(engine_environment(settings, on_cpu=on_cpu))
         # At each update vLLM warns of every layer that has no weights of its own.
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        self._loop = EngineLoop(lambda: SamplingEngine(settings), name=name)
+
+        def build() -> SamplingEngine:
+            check_build(on_cpu=on_cpu)
+            return SamplingEngine(settings)
+
+        self._loop = EngineLoop(build, name=name)
         self._groups_by_tag: Counter[str] = Counter()
         self._unfinished: dict[tuple[str, int], _Asked] = {}
         """By tag and ordinal."""

@@ -29,6 +29,20 @@ if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then
 fi
 stamp=.venv/.installed-$want-$(cat requirements/$kind.txt requirements/test.txt requirements/*/pyproject.toml pyproject.toml "$0" | cksum | cut -d' ' -f1)
 [ -f "$stamp" ] && exit 0
+
+headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include", "posix_prefix"))')
+[ -f "$headers/Python.h" ] ||
+    fail "needs Python's headers (DeepSpeed and Triton compile against them) and found no $headers/Python.h; install them (Debian: apt-get install ${headers##*/}-dev)"
+if [ $kind = gpu ]; then
+    driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null || true)
+    driver=${driver%%[!0-9.]*}
+    # A version that is no number passes: some virtual GPUs tell none.
+    ! [ "${driver%%.*}" -lt 580 ] 2>/dev/null ||
+        fail "torch is built for CUDA 13, which needs NVIDIA driver 580 or newer, and nvidia-smi reports $driver; update the driver, or hide the GPU to install for CPU: mkdir hidden && ln -s /bin/false hidden/nvidia-smi && PATH=\$PWD/hidden:\$PATH make install"
+else
+    "$python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null ||
+        fail "needs libnuma.so.1 (vLLM's CPU kernels are linked against it) and found none; install it (Debian: apt-get install libnuma1)"
+fi
 free_gib=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')
 [ "$free_gib" -ge "$need_gib" ] || [ -x .venv/bin/rlsys ] ||
     fail "needs $need_gib GiB of free disk in $(pwd) and found $free_gib GiB; free some, or clone to another disk"

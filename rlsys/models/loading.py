@@ -3,9 +3,10 @@
 Where ZeRO-3 is on (an `HfDeepSpeedConfig` is alive), transformers builds the model partitioned: no rank holds it whole.
 """
 
+import functools
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import MethodType
@@ -25,12 +26,41 @@ from rlsys.errors import RecipeError, TrainingError
 from rlsys.models.model_folder import check_folder
 from rlsys.recipe.model import ModelSettings
 
+FLASH_PACKAGES = {
+    "flash_attention_2": "flash-attn==2.8.3.post2 or kernels==0.17.2",
+    "flash_attention_3": "kernels==0.17.2 or flash-attn-3, from source",
+}
+"""What transformers 5.19 takes each from: `kernels` (0.17 alone) where the package itself is not installed."""
 
+
+def _needs_its_attention(load: Callable[..., PreTrainedModel]) -> Callable[..., PreTrainedModel]:
+    """Flash attention that is not installed, or not for this machine, is a fault of the recipe: transformers looks for
+    it while it builds the model, and raises an ImportError that names no setting.
+    """
+
+    @functools.wraps(load)
+    def loaded(settings: ModelSettings, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+        try:
+            return load(settings, dtype)
+        except ImportError as error:
+            if not settings.attention.startswith("flash_attention"):
+                raise
+            raise RecipeError(
+                f"model.attention cannot be used on this machine ({error})",
+                value=settings.attention,
+                fix=f"set it to 'sdpa', or on GPUs install {FLASH_PACKAGES[settings.attention]} (docs/learner.md)",
+            ) from error
+
+    return loaded
+
+
+@_needs_its_attention
 def load_causal_lm(settings: ModelSettings, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The model of `settings`, on CPU or wherever ZeRO-3 puts it, dropout off unless the configuration sets it.
 
     Raises:
-        RecipeError: no folder, no safetensors in it, or it needs code that is not trusted.
+        RecipeError: no folder, no safetensors in it, it needs code that is not trusted, or flash attention that is not
+            there.
     """
     if settings.path is not None:
         check_folder(settings.path, settings.trust_remote_code)
@@ -42,11 +72,16 @@ def load_causal_lm(settings: ModelSettings, dtype: torch.dtype = torch.float32) 
     return model
 
 
+@_needs_its_attention
 def load_scalar_model(settings: ModelSettings, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A backbone with a linear head to one number: a reward or value model.
 
     The folder may hold a scalar model, whose head is kept, or a causal language model, whose head is replaced by one
     drawn with standard deviation 1 / sqrt(d + 1) (Tülu 3; Stiennon et al., arXiv 2009.01325).
+
+    Raises:
+        RecipeError: as `load_causal_lm`.
+        TrainingError: the folder lacks weights of its own backbone.
     """
     if settings.path is None:
         config = _scratch_config(settings)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import is_flash_attention_requested
 
 from rlsys.data.packing import MicroBatch
 from rlsys.errors import RecipeError
@@ -109,7 +110,8 @@ class SequenceParallel:
 
     def _shape(self, batch: MicroBatch) -> tuple[int, int]:
         rows, width = batch.input_ids.shape
-        return (1, rows * width) if self._attention.startswith("flash") else (rows, width)
+        is_flash = is_flash_attention_requested(requested_attention_implementation=self._attention)
+        return (1, rows * width) if is_flash else (rows, width)
 
     def _columns(self, width: int) -> slice:
         """This rank's of a row, its padding included."""

@@ -32,9 +32,10 @@ class EvaluationSettings(Section):
     """In RLVR: development sets every so many batches; 0 is only at the end."""
 
     def _faults(self) -> Iterator[str]:
-        for key in ("test", "development"):
-            for name in getattr(self, key):
+        for key, sets in (("test", self.test), ("development", self.development)):
+            for name in sets:
                 if name_part(name) != name:
-                    yield f"{key} calls a set {name!r}, which names its folder and metrics; use letters, digits, _ . = -"
+                    why = "which names its folder and metrics"
+                    yield f"{key} calls a set {name!r}, {why}; use letters, digits, _ . = -"
         if not self.temperatures:
             yield "temperatures is empty; name at least one, such as 1.0"

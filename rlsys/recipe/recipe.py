@@ -75,14 +75,20 @@ class Recipe(Section):
         return any("learner" in stages.learners_of(stage) for stage in self.stage)
 
     def canary_tolerance(self, *, use_gpus: bool) -> float:
-        """`rollout.canary_tolerance`, decided: nats by which learner and engines may differ on average."""
+        """`rollout.canary_tolerance`, decided: nats by which learner and engines may differ on average.
+
+        In float32 it depends on the device: vLLM's attention on GPUs, in Triton, multiplies float32 as TF32, with 10
+        bits of mantissa (`tl.dot` in `triton_unified_attention.py`).
+        """
         named = self.rollout.canary_tolerance
         if named != "auto":
             return named
         on_device = "bfloat16" if use_gpus else "float32"
         policies = [groups["learner"].dtype for groups in map(stages.learners_of, self.stage) if "learner" in groups]
         dtypes = {on_device if dtype == "auto" else dtype for dtype in policies}
-        return 1e-5 if dtypes | {self.rollout.vllm.get("dtype", on_device)} == {"float32"} else 0.05
+        if dtypes | {self.rollout.vllm.get("dtype", on_device)} != {"float32"}:
+            return 0.05
+        return 5e-3 if use_gpus else 1e-5
 
     def fitted(self, data: DataSettings, *, max_tokens: int) -> DataSettings:
         """The settings of prompts, with their longest one named: what the engines have room for beside a response.

@@ -102,7 +102,8 @@ class RolloutSettings(Section):
     """Length of the text whose logprobs engine and learner compare at each publication; 0 compares none."""
     canary_tolerance: PositiveFloat | Literal["auto"] = "auto"
     """A publication fails when these logprobs differ by more on average, or by ten times as much at a token; beyond 1
-    nat, by more of the logprob. `auto`: 1e-5 where learner and engine compute in float32, as on CPU, else 0.05."""
+    nat, by more of the logprob. `auto`: where learner and engine compute in float32, 1e-5 on CPU and 5e-3 on GPUs; else
+    0.05."""
     update_timeout_s: PositiveFloat = 120.0
     """Deadline of each phase of a publication, draining excepted."""
     drain_timeout_s: PositiveFloat = 1800.0

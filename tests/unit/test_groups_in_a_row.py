@@ -43,7 +43,7 @@ def arrive(run: Any, *rewards: float) -> None:
 def test_prompts_that_all_have_one_reward_end_the_run(run: Any):
     for _ in range(MAX_FILTERED_BATCHES * BATCH_GROUPS - 1):
         arrive(run, 0.0, 0.0)
-    with pytest.raises(TrainingError, match="all have one reward.*got 80; use easier or harder prompts"):
+    with pytest.raises(TrainingError, match=r"all have one reward.*got 80; use easier or harder prompts"):
         arrive(run, 0.0, 0.0)
     assert run.ledger.counters["filtered"] == MAX_FILTERED_BATCHES * BATCH_GROUPS
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
+from transformers.utils import is_flash_attn_2_available, is_kernels_available
 
 from rlsys.data.tokenizer import tokenizer_of
 from rlsys.errors import RecipeError
@@ -39,6 +40,24 @@ def test_from_scratch_is_a_function_of_the_seed():
     everything = torch.cat([first[name].flatten() for name in drawn])
     assert everything.std().item() == pytest.approx(0.05, rel=0.02)
     assert everything.mean().item() == pytest.approx(0.0, abs=0.001)
+
+
+@pytest.mark.skipif(is_flash_attn_2_available() or is_kernels_available(), reason="flash attention is installed")
+@pytest.mark.parametrize("load", [load_causal_lm, load_scalar_model])
+@pytest.mark.parametrize(("version", "package"), [(2, r"flash-attn==\S+ or kernels=="), (3, r"kernels==\S+ or flash-")])
+def test_flash_attention_that_is_not_there_is_told_with_what_to_install(load, version: int, package: str):
+    wanted = scratch(attention=f"flash_attention_{version}")
+    with pytest.raises(RecipeError, match=f"model.attention .*got 'flash_attention_{version}'; .*'sdpa'.*{package}"):
+        load(wanted, torch.bfloat16)
+
+
+def test_other_imports_that_fail_are_not_said_to_be_of_attention(monkeypatch: pytest.MonkeyPatch):
+    def from_config(*_: object, **__: object) -> None:
+        raise ImportError("sentencepiece is not installed")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_config", from_config)
+    with pytest.raises(ImportError, match=r"^sentencepiece is not installed$"):
+        load_causal_lm(scratch())
 
 
 def test_the_scalar_head_of_a_policy_folder_is_drawn_and_the_rest_kept(tmp_path):

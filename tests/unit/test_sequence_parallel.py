@@ -66,11 +66,13 @@ def test_rows_of_one_document_need_no_mask():
     assert inputs["position_ids"].tolist() == [[0, 1], [0, 1]]
 
 
-def test_flash_attention_is_given_one_row_whose_positions_say_where_documents_begin():
+@pytest.mark.parametrize("name", ["flash_attention_2", "kernels-community/flash-attn2"])
+def test_flash_attention_is_given_one_row_whose_positions_say_where_documents_begin(name: str):
+    """The second is what transformers makes of the first where `kernels` is installed and flash-attn is not."""
     from transformers.modeling_flash_attention_utils import _is_packed_sequence, prepare_fa_kwargs_from_position_ids
 
     flash = model()
-    flash.config._attn_implementation = "flash_attention_2"
+    flash.config._attn_implementation = name
     sequence = SequenceParallel(ProcessGroup(0, 1, torch.device("cpu")), flash)
     batch = batch_of(4, 3, 5, row_length=7)
     positions = sequence.inputs(batch)["position_ids"]
