@@ -168,7 +168,6 @@ def run_long_world(ledger_class: type[Ledger], seed: int, *, crash_rate: float) 
         (2, lambda: world.reportable() and world.fail(rng.choice(world.reportable()))),
         (8, lambda: world.batch is None and world.take_batch()),
         (6, lambda: world.batch and world.train()),
-        (0.3, lambda: world.batch and world.return_batch()),
         (3, world.flip),
         (3, world.publish),
         (1, world.commit),

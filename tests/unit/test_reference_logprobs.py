@@ -94,7 +94,6 @@ def test_a_model_from_scratch_is_told_by_what_draws_its_weights():
 def test_a_stage_that_finds_them_loads_no_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pairs, model = write_pairs(tmp_path / "pairs"), write_model(tmp_path / "model")
     monkeypatch.setattr(supervised, "digest_model", SimpleNamespace(remote=model_digest))
-    monkeypatch.setattr(supervised, "get", lambda digest, **_: digest)
     loaded: list[str] = []
 
     def load(model: ModelSettings, learner: LearnerSettings) -> Any:
@@ -104,7 +103,8 @@ def test_a_stage_that_finds_them_loads_no_reference(tmp_path: Path, monkeypatch:
     reference = SimpleNamespace(load=load, pair_logprobs=lambda folder: SimpleNamespace(get=lambda: LOGPROBS))
     context: Any = SimpleNamespace(
         folder=tmp_path / "run", spans=SpanRecorder("driver"), policy_settings=lambda folder: model,
-        recipe=SimpleNamespace(cluster=ClusterSettings()),
+        recipe=SimpleNamespace(cluster=ClusterSettings(), tracking=SimpleNamespace(console=False)),
+        result=lambda digest, what: digest, await_load=lambda loading, what: loading.get(1.0),
         crew=SimpleNamespace(reference=reference, use_gpus=False),
     )  # fmt: skip
     stage = DpoStage(kind="dpo", learner=LearnerSettings(), batch_size=2)

@@ -89,6 +89,7 @@ def test_a_group_that_is_right_throughout_is_filtered_though_its_lengths_differ(
     run: Any = SimpleNamespace(
         ledger=ledger, buffer=buffer, settings=SimpleNamespace(algorithm=algorithm),
         pump=SimpleNamespace(reward_model_error=None), judged=lambda summary: None,
+        filtered=lambda ordinal: ledger.filtered(ordinal, "all rewards equal"),
     )  # fmt: skip
     assert ledger.admit() == [0, 1]
     right = ((Verdict("math", "correct", 1.0, 0.1),),) * 2
