@@ -44,6 +44,9 @@ RANKED: dict[str, type[RankedModel]] = {
 }
 STARTED_FIRST = ("learner", "rollout", "verifier", "value", "reference", "reward")
 """The order in which a recipe needs them."""
+MAX_CALLS = 10_000
+"""Of a rollout worker at a time: most wait for their groups, and those that supervise must not wait behind them, as they
+would from Ray's own bound of 1,000 on."""
 
 
 class Crew:
@@ -295,6 +298,7 @@ class Crew:
             self._rollout[slot] = placement_group([bundle.resources])  # the actor is pending until there is room
         strategy = PlacementGroupSchedulingStrategy(placement_group=self._rollout[slot], placement_group_bundle_index=0)
         options = {"num_cpus": bundle.cpus, "num_gpus": bundle.gpus, "scheduling_strategy": strategy}
+        options["max_concurrency"] = MAX_CALLS
         worker: Any = RolloutWorker.options(**options).remote(self._engine_now, name=f"rollout-{slot}")
         # One that has weights of its own samples under version 0; the others wait for a publication.
         ready = worker.ready.remote() if self._engine_now.awaits_weights else worker.commit_version.remote(0)

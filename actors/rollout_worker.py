@@ -45,8 +45,7 @@ class _Asked:
     rollouts: "Future[tuple[Rollout, ...]]"
 
 
-# Calls wait here for their groups, and those that supervise must not wait for them: Ray's own bound is 1,000.
-@ray.remote(max_concurrency=10_000)
+@ray.remote
 class RolloutWorker:
     """Samples for whoever asks. Every method but `ready` answers at once or when its own work is done.
 
