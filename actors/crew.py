@@ -45,8 +45,8 @@ RANKED: dict[str, type[RankedModel]] = {
 STARTED_FIRST = ("learner", "rollout", "verifier", "value", "reference", "reward")
 """The order in which a recipe needs them."""
 MAX_CALLS = 10_000
-"""Of a rollout worker at a time: most wait for their groups, and those that supervise must not wait behind them, as they
-would from Ray's own bound of 1,000 on."""
+"""Of a rollout worker at a time: most wait for their groups, and those that supervise must not wait behind them, as
+they would with Ray's own bound of 1,000."""
 
 
 class Crew:
