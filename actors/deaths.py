@@ -10,3 +10,8 @@ DEATHS = (
     exceptions.ActorPlacementGroupRemoved,
     exceptions.RuntimeEnvSetupError,
 )
+
+
+def end_of(death: BaseException) -> str:
+    """What became of the actor, in a few words."""
+    return "was ended by Ray's memory monitor" if isinstance(death, exceptions.OutOfMemoryError) else "died"

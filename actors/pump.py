@@ -20,7 +20,7 @@ import ray
 import ray.exceptions
 
 from actors.begun_groups import BegunGroup, UnderWay
-from actors.deaths import DEATHS
+from actors.deaths import DEATHS, end_of
 from actors.pump_records import Chunk, LossReason, LostGroups, PumpSettings, RewardScoring, VerifiedGroup
 from actors.roster import Member, Roster
 from actors.shards import GroupReference
@@ -293,7 +293,7 @@ class RolloutPump:
     def _not_sampled(self, chunk: Chunk, error: Exception) -> list[VerifiedGroup | LostGroups]:
         if isinstance(error, DEATHS):
             self._unload(chunk)
-            self._workers.lost(chunk.worker, "died")
+            self._workers.lost(chunk.worker, end_of(error))
             return [LostGroups(chunk.ordinals, "rollout_worker_died", error)]
         if isinstance(error, ray.exceptions.RayTaskError):
             if isinstance(error.cause, PromptRefused):
@@ -333,7 +333,7 @@ class RolloutPump:
         if isinstance(cause, DataError):  # it would be one on every worker
             raise cause from error
         assert chunk.verifier is not None
-        self._verifiers.lost(chunk.verifier, "died" if died else f"failed ({cause!r})")
+        self._verifiers.lost(chunk.verifier, end_of(error) if died else f"failed ({cause!r})")
         if chunk.num_verifications < MAX_VERIFICATIONS:
             self._unverified.append(chunk)
             self._place()

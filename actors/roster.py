@@ -21,7 +21,7 @@ import ray
 import ray.exceptions
 
 from actors.cluster import require_node
-from actors.deaths import DEATHS
+from actors.deaths import DEATHS, end_of
 from rlsys.errors import ActorError
 from rlsys.recipe.cluster import ClusterSettings
 
@@ -320,7 +320,7 @@ class Roster:
         except ray.exceptions.GetTimeoutError:
             return "does not answer its heartbeat"
         except DEATHS as error:
-            return f"died ({_last_line(error)})" if isinstance(error, ray.exceptions.OutOfMemoryError) else "died"
+            return end_of(error)
         except ray.exceptions.RayError as error:
             return f"failed ({_last_line(error)})"
         limit = self._cluster.hang_timeout_s

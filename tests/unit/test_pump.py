@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ray
+import ray.exceptions
 from fake_ray import FakeRay, Handle, Ref, died, failed, install
 
 from actors import pump as pump_module
@@ -117,13 +117,15 @@ def test_a_step_that_fails_costs_its_worker_whatever_it_raises():
 
 
 @pytest.mark.parametrize("death", DEATHS, ids=lambda death: death.__name__)
-def test_a_worker_is_replaced_whatever_it_died_of(death: type[Exception]):
+def test_a_worker_is_replaced_whatever_it_died_of(death: type[Exception], capsys: pytest.CaptureFixture[str]):
     """Of Ray's memory monitor, too, which raises no `RayActorError`."""
     lab = Lab()
     lab.start(0, sampled=False)
     (lost,) = lab.fail_sampling(died_of(death))
     assert isinstance(lost, LostGroups) and (lost.ordinals, lost.reason) == ((0,), "rollout_worker_died")
     assert lab.restarts.counts == {"rollout": 1}
+    how = "was ended by Ray's memory monitor" if death is ray.exceptions.OutOfMemoryError else "died"
+    assert capsys.readouterr().out == f"rollout-0 {how}; it is replaced\n"
     lab.pump.poll(timeout_s=0.0)  # its successor is built
     lab.start(1)
     assert lab.fail_verdicts(died_of(death)) == []
