@@ -163,6 +163,8 @@ class Crew:
         self.workers.close()
         self._engine_now = engine
         self._started["rollout"] = self._pool.submit(self._start_workers, size)
+        if self._plan.shares_gpu:  # see `start`
+            self._wait("rollout")
 
     # --- groups of ranks that die -------------------------------------------------------------------------------
 

@@ -178,7 +178,8 @@ def _gpus() -> str:
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         raise _Missing(f"{listed} hidden by CUDA_VISIBLE_DEVICES: runs use CPU cores and gloo", needed=False)
     if torch.version.cuda is None:
-        raise _Missing(f"{listed} not used: torch is its CPU build; for the CUDA build {REINSTALL}", needed=False)
+        hide = "CUDA_VISIBLE_DEVICES= hides them from Ray, which would use them"
+        raise _Missing(f"nvidia-smi lists {listed}, but torch is its CPU build: {hide}; for the CUDA build {REINSTALL}")
     raise _Missing(
         f"nvidia-smi lists {listed}, but torch can use none: the driver is too old for CUDA {torch.version.cuda}; "
         "update it (CUDA 13 needs 580 or newer)"

@@ -13,10 +13,12 @@ from rlsys.scaling.placement import PlacementPlan, placement_plan, weight_transf
 def describe(recipe: Recipe) -> str:
     """The recipe's placement and batch arithmetic, as lines."""
     num_gpus, about = _gpus(recipe.cluster)
+    is_known = recipe.cluster.device == "auto" and recipe.cluster.address == "local"
     plan = placement_plan(recipe, use_gpus=num_gpus > 0, one_gpu=num_gpus == 1)
     lines = [f"{recipe.name}: {len(recipe.stage)} stage(s), seed {recipe.seed}", "", f"placement{about}"]
     lines += _placement_lines(plan)
-    transfer = weight_transfer(recipe, plan)
+    named = recipe.rollout.weight_transfer
+    transfer = weight_transfer(recipe, plan) if is_known or named == "auto" else named
     if recipe.trains_policy and plan.rollout:
         lines.append(f"  weights        from the learner to the engines over {transfer}")
     for number, stage in enumerate(recipe.stage, 1):

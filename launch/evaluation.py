@@ -15,6 +15,7 @@ from actors.pump import RolloutPump
 from actors.pump_records import PumpSettings, VerifiedGroup
 from launch.context import RunContext
 from launch.sampling import sample_all
+from rlsys.errors import RlsysError
 from rlsys.recipe.data import DataSettings, TemplatingSettings, parse_source
 from rlsys.recipe.evaluation import EvaluationSettings
 from rlsys.recipe.recipe import HUB
@@ -90,7 +91,10 @@ def evaluate(
                 references = [group.reference for group in groups]
                 writes[path] = write_rollouts.remote(references, path, context.model.folder, None)
     for path, written in writes.items():
-        context.result(written, what=f"writing {path}")
+        try:
+            context.result(written, what=f"writing {path}")
+        except RlsysError as error:  # what was measured is known all the same
+            print(f"the responses of an evaluation were not written: {error}", flush=True)
     return metrics
 
 

@@ -38,7 +38,7 @@ if [ $kind = gpu ]; then
     driver=${driver%%[!0-9.]*}
     # A version that is no number passes: some virtual GPUs tell none.
     ! [ "${driver%%.*}" -lt 580 ] 2>/dev/null ||
-        fail "torch is built for CUDA 13, which needs NVIDIA driver 580 or newer, and nvidia-smi reports $driver; update the driver, or hide the GPU to install for CPU: mkdir hidden && ln -s /bin/false hidden/nvidia-smi && PATH=\$PWD/hidden:\$PATH make install"
+        fail "torch is built for CUDA 13, which needs NVIDIA driver 580 or newer, and nvidia-smi reports $driver; update the driver, or hide the GPUs for CPU: mkdir hidden && ln -s /bin/false hidden/nvidia-smi && export PATH=\$PWD/hidden:\$PATH CUDA_VISIBLE_DEVICES="
 else
     "$python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null ||
         fail "needs libnuma.so.1 (vLLM's CPU kernels are linked against it) and found none; install it (Debian: apt-get install libnuma1)"

@@ -124,8 +124,8 @@ class RolloutSettings(Section):
             )
 
     def groups_per_worker(self, num_samples: int) -> int:
-        """Prompts of so many samples that keep an engine busy: twice what it can sample at the same time."""
-        return math.ceil(2 * self.vllm.get("max_num_seqs", MAX_NUM_SEQS) / num_samples)
+        """Prompts of so many samples that keep an engine busy: a chunk of them counts until its longest is done."""
+        return math.ceil(8 * self.vllm.get("max_num_seqs", MAX_NUM_SEQS) / num_samples)
 
     @property
     def tensor_parallel_size(self) -> int:

@@ -12,6 +12,7 @@ import difflib
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from types import MappingProxyType
 from typing import Any, TypeAlias, get_args
 
@@ -46,7 +47,7 @@ class Verifier:
         """
         returned = self.function(response, ground_truth, mode)
         score = returned.score if isinstance(returned, Judgement) else returned
-        if not isinstance(score, bool | float | int) or not 0.0 <= score <= 1.0:  # as NaN is not
+        if not isinstance(score, Real) or not 0.0 <= score <= 1.0:  # as NaN is not
             raise VerifierError(
                 f"verifier {self.name!r} must return a Judgement, a bool or a score from 0 to 1",
                 value=returned,

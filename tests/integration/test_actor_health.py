@@ -145,10 +145,9 @@ def test_a_rank_that_rays_memory_monitor_ends_has_died():
     """That raises no `RayActorError`."""
     code = f"""
 import os, time
-import numpy as np, psutil
-memory = psutil.virtual_memory()
-used = memory.total - memory.available
-os.environ["RAY_memory_usage_threshold"] = str((used + {1.5 * 2**30}) / memory.total)
+import numpy as np
+from ray._private.utils import get_system_memory, get_used_memory
+os.environ["RAY_memory_usage_threshold"] = str((get_used_memory() + {1.5 * 2**30}) / get_system_memory())
 os.environ["RAY_memory_monitor_refresh_ms"] = "100"
 import ray
 from actors.groups import Placement, RankGroup
@@ -162,8 +161,8 @@ class Hungry(Rank):
         time.sleep(60)
 
 ray.init(address="local", include_dashboard=False, num_cpus=1, log_to_driver=False, logging_level="ERROR")
-group = RankGroup.start(Hungry, Placement("hungry", start_timeout_s=60.0))
 try:
+    group = RankGroup.start(Hungry, Placement("hungry", start_timeout_s=60.0))
     group.submit("eat", gib=4).get(60.0)
 except ActorError as error:
     print("TOLD", type(error.__cause__).__name__, error)

@@ -116,7 +116,7 @@ def test_a_driver_that_is_too_old_for_cuda_13_is_told_and_the_given_way_out_work
     gpu_with_driver(checkout, "535.104.05")
     (line,) = install(checkout, PATH=path, PYTHON=sys.executable)
     assert "needs NVIDIA driver 580 or newer, and nvidia-smi reports 535.104.05; update the driver, or" in line
-    assert "ln -s /bin/false hidden/nvidia-smi && PATH=$PWD/hidden:$PATH make install" in line
+    assert "ln -s /bin/false hidden/nvidia-smi && export PATH=$PWD/hidden:$PATH CUDA_VISIBLE_DEVICES=" in line
     (checkout / "hidden").mkdir()
     (checkout / "hidden" / "nvidia-smi").symlink_to("/bin/false")
     (line,) = install(checkout, PATH=f"{checkout}/hidden:{path}", PYTHON=sys.executable)
@@ -246,7 +246,8 @@ def test_gpus_that_torch_cannot_use_are_missing_unless_that_is_meant(tmp_path: P
     assert str(told()).startswith("2 hidden by CUDA_VISIBLE_DEVICES") and not told().needed
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert str(told()).startswith("2 not used: torch is its CPU build") and not told().needed
+    assert str(told()).startswith("nvidia-smi lists 2, but torch is its CPU build: CUDA_VISIBLE_DEVICES= hides them")
+    assert told().needed, "a run would choose them"
 
 
 def test_the_all_reduce_of_the_doctor_adds_up():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from launch import dry_run
 from launch.dry_run import describe
 from rlsys.errors import PlacementError, RecipeError
 from rlsys.recipe.load import load_recipe
@@ -36,13 +37,18 @@ def test_one_gpu_holds_the_learner_and_an_engine_which_get_weights_by_ipc():
 
 
 @pytest.mark.parametrize(("named", "one_gpu", "told"), [("ipc", False, "GPUs of their own"), ("nccl", True, "one GPU")])
-def test_a_transfer_that_the_placement_cannot_have_is_refused(named: str, one_gpu: bool, told: str):
+def test_a_transfer_that_the_placement_cannot_have_is_refused(
+    named: str, one_gpu: bool, told: str, monkeypatch: pytest.MonkeyPatch
+):
     recipe = load_recipe("configs/quickstart.toml", ['cluster.device="gpu"', f'rollout.weight_transfer="{named}"'])
     with pytest.raises(RecipeError, match=f"learner and engines .*{told}.*{named}"):
         weight_transfer(recipe, placement_plan(recipe, use_gpus=True, one_gpu=one_gpu))
-    if not one_gpu:
-        with pytest.raises(RecipeError, match=f"learner and engines .*{named}"):
-            describe(recipe)
+    # Of a cluster that is not looked at, a dry run knows no better than the recipe.
+    assert f"from the learner to the engines over {named}" in describe(recipe)
+    here = load_recipe("configs/quickstart.toml", [f'rollout.weight_transfer="{named}"'])
+    monkeypatch.setattr(dry_run, "_gpus", lambda cluster: (1 if one_gpu else 8, ""))
+    with pytest.raises(RecipeError, match=f"learner and engines .*{told}.*{named}"):
+        describe(here)
     with pytest.raises(RecipeError, match=r"which is between GPUs, and cluster.device is cpu"):
         load_recipe("configs/quickstart.toml", ['cluster.device="cpu"', f'rollout.weight_transfer="{named}"'])
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rlsys.errors import VerifierError
@@ -42,6 +43,7 @@ def test_every_built_in_verifier_can_be_had(name: str):
         (False, Judgement("wrong", 0.0)),
         (1, Judgement("correct", 1.0)),
         (0.25, Judgement("wrong", 0.25)),
+        (np.float32(1.0), Judgement("correct", 1.0)),
         (Judgement("unparsable", 0.0, {"why": "x"}), Judgement("unparsable", 0.0, {"why": "x"})),
     ],
 )
