@@ -171,7 +171,7 @@ def test_an_engine_that_waits_for_weights_is_not_stuck(loop: EngineLoop, engine:
     loop.add([request(1)])
     assert engine.stepping.wait(WAIT_S)
     time.sleep(0.3)
-    assert loop.stats().beat_age_s >= 0.3, "a step that does not end is"
+    assert loop.stats().beat_age_s > 0.2, "a step that does not end is"
     engine.gate.set()
 
 
