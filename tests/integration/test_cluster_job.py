@@ -110,14 +110,17 @@ def test_without_the_token_no_job_is_taken(cluster: Cluster):
 
 
 def test_rlsys_submit_runs_the_recipe_and_leaves_its_outputs_outside_the_working_directory(cluster: Cluster):
+    """With two ZeRO-3 ranks, whose weights an engine gets."""
     outside = cluster.folder / "outputs"
     output = cluster.call(
         sys.executable, "-m", "launch.cli", "submit", RECIPE,
-        f'runs="{outside}"', "name=submitted", "--address", cluster.url,
+        f'runs="{outside}"', "name=submitted", "cluster.learner_ranks=2", "--address", cluster.url,
     )  # fmt: skip
     assert "SUCCEEDED" in output
     assert json.loads((outside / "submitted" / "03-rlvr" / "done.json").read_text())["batches"] == 1
     assert (outside / "submitted" / "03-rlvr" / "hf" / "model.safetensors").is_file()
+    (row,) = (row for row in read_metrics(outside / "submitted" / "metrics.jsonl") if row["stage"] == "rlvr")
+    assert 0.0 <= row["policy/canary_gap"] < 1e-4, "engine and learner agree on logprobs"
 
 
 def drivers_of(name: str) -> list[psutil.Process]:
