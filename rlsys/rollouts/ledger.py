@@ -244,7 +244,9 @@ class Ledger:
         Raises:
             LedgerError: it is not the batch that is out.
         """
-        self._close(batch)
+        if batch is not self._batch:
+            raise LedgerError("a batch was reported that is not the one that is out", value=batch.index)
+        self._batch = None
         for ordinal in batch.ordinals:
             self._end(ordinal, "trained", step)
         self._in_batch = {}
@@ -369,8 +371,3 @@ class Ledger:
     def _age(self, group: _Group) -> PolicyVersion:
         """The version that must not be too old: masking needs one fresh token, dropping all of them."""
         return group.newest_version if self.settings.over_age == "mask" else group.oldest_version
-
-    def _close(self, batch: Batch) -> None:
-        if batch is not self._batch:
-            raise LedgerError("a batch was reported that is not the one that is out", value=batch.index)
-        self._batch = None
