@@ -94,9 +94,7 @@ class Crew:
         }
         present = {kind for bundle in self._plan.bundles for kind in bundle.actors}
         if self._plan.shares_gpu:
-            # An engine measures what is free to decide what it takes: nobody may load anything meanwhile.
-            self._started["rollout"] = self._pool.submit(start["rollout"])
-            self._wait("rollout")
+            self._start_engines()
         for kind in STARTED_FIRST:
             if kind in present and kind not in self._started:
                 self._started[kind] = self._pool.submit(start[kind])
@@ -162,9 +160,7 @@ class Crew:
         size = self.workers.size
         self.workers.close()
         self._engine_now = engine
-        self._started["rollout"] = self._pool.submit(self._start_workers, size)
-        if self._plan.shares_gpu:  # see `start`
-            self._wait("rollout")
+        self._start_engines(size)
 
     # --- groups of ranks that die -------------------------------------------------------------------------------
 
@@ -284,6 +280,12 @@ class Crew:
                     raise
                 print(f"{kind} is started once more: {error}", flush=True)
         raise AssertionError("the last start returns or raises")
+
+    def _start_engines(self, size: int | None = None) -> None:
+        self._started["rollout"] = self._pool.submit(self._start_workers, size)
+        if self._plan.shares_gpu:
+            # An engine measures what is free to decide what it takes: nobody may load anything meanwhile.
+            self._wait("rollout")
 
     def _start_workers(self, size: int | None = None) -> Roster:
         return self._roster(

@@ -26,11 +26,11 @@ class PumpSettings:
     """Of all of them."""
     seed: int
     """Of the sampling."""
-    groups_per_call: int = 1
-    """Prompts in one call."""
-    groups_per_worker: int = 512
+    groups_per_worker: int
     """A worker that has so many under way is given no more before it is done with some: what it would only keep
     waiting would be lost with it, and count as late."""
+    groups_per_call: int = 1
+    """Prompts in one call."""
     group_timeout_s: float = 1800.0
     """A chunk that a worker has for longer is lost."""
     tag: str = "train"

@@ -26,8 +26,9 @@ from rlsys.rollouts.partial_group import PartialGroup, Response
 from rlsys.rollouts.prompt_stream import sample_seed
 from rlsys.rollouts.sampling_engine import SamplingEngine
 from rlsys.rollouts.sampling_engine_loop import EngineLoop, GroupRequest
-from rlsys.rollouts.sampling_engine_settings import EngineSettings, check_build, engine_environment
+from rlsys.rollouts.sampling_engine_settings import EngineSettings, engine_environment
 from rlsys.rollouts.staleness import version_range
+from rlsys.rollouts.vllm_build import check_build
 from rlsys.telemetry.trace import Span
 from rlsys.types import GroupSummary, PolicyVersion, Prompt, Rollout
 from rlsys.weights.publisher import Reception

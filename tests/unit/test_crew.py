@@ -209,7 +209,7 @@ def test_an_engine_that_shares_the_gpu_is_built_before_anything_else_starts(monk
     order: list[str] = []
     released = Event()
 
-    def start_workers() -> None:
+    def start_workers(size: int | None = None) -> None:
         if not shares_gpu:
             released.wait(30)  # the others come first, if they may
         order.append("rollout")

@@ -37,7 +37,7 @@ class Lab:
 
     def another_pump(self, *, scoring: RewardScoring | None = None, **settings: Any) -> RolloutPump:
         """Between the same workers and verifiers."""
-        settings = {"num_samples": 1, "sampling": SamplingSettings(), "seed": 0} | settings
+        settings = {"num_samples": 1, "sampling": SamplingSettings(), "seed": 0, "groups_per_worker": 512} | settings
         return RolloutPump(self.workers, self.verifiers, PumpSettings(**settings), prompts=_prompt, scoring=scoring)
 
     def _call(self, calls: list[tuple[Ref, Ref]]) -> Any:

@@ -10,7 +10,8 @@ import torch
 
 from actors import rollout_worker
 from rlsys.errors import RecipeError, RlsysError
-from rlsys.rollouts.sampling_engine_settings import EngineSettings, check_build, engine_arguments, engine_environment
+from rlsys.rollouts.sampling_engine_settings import EngineSettings, engine_arguments, engine_environment
+from rlsys.rollouts.vllm_build import check_build
 
 
 def arguments(**vllm: object) -> dict:
