@@ -320,8 +320,8 @@ def checkpoint_store(folder: Path, settings: CheckpointSettings) -> CheckpointSt
     return CheckpointStore(folder / "checkpoints", Retention(keep_last=settings.keep, keep_every=settings.keep_every))
 
 
-def get(ref: Any, *, timeout_s: float, what: str) -> Any:
-    """The result of a task, with a deadline.
+def get(ref: Any, *, timeout_s: float, what: str, setting: str = "cluster.operation_timeout_s") -> Any:
+    """The result of a task, with a deadline, which `setting` is.
 
     Raises:
         ActorError: it died or was too slow.
@@ -330,9 +330,7 @@ def get(ref: Any, *, timeout_s: float, what: str) -> Any:
     try:
         return ray.get(ref, timeout=timeout_s)
     except ray.exceptions.GetTimeoutError:
-        raise ActorError(
-            f"{what} did not end", value=f"{timeout_s:g} s", fix="raise cluster.operation_timeout_s"
-        ) from None
+        raise ActorError(f"{what} did not end", value=f"{timeout_s:g} s", fix=f"raise {setting}") from None
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, RlsysError):
             raise error.cause from error

@@ -108,7 +108,8 @@ def run_recipe(recipe: Recipe, *, resume: str = "auto", from_stage: str | None =
     text = tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
     with RunFolder.open(path.absolute(), resume=resume, recipe_toml=text, command=sys.argv) as folder:
         if folder.recipe_changes:
-            print("the recipe has changed since the last start:", *folder.recipe_changes, sep="\n  ", flush=True)
+            print("the recipe has changed since the last start:", *folder.recipe_changes, sep="\n  ")
+            print('what is finished stays as it is; --from STAGE does it again, name="other" begins anew', flush=True)
         if first is not None:
             _begin_again(folder, first, recipe.stage[first - 1].label)
         forget_requests(folder.path)
@@ -242,7 +243,8 @@ def prepare(recipe: Recipe, folder: Path) -> ModelFolder:
     data = next((data for stage in recipe.stage if (data := data_of(stage)) is not None), DataSettings())
     model = recipe.model.model_copy(update={"init_seed": recipe.model.init_seed + recipe.seed})
     ref = prepare_model.remote(model, data, str(folder / "model"))
-    return get(ref, timeout_s=recipe.cluster.start_timeout_s, what="preparing the model's folder")
+    limit = recipe.cluster.start_timeout_s
+    return get(ref, timeout_s=limit, what="preparing the model's folder", setting="cluster.start_timeout_s")
 
 
 def engine_settings(

@@ -47,7 +47,7 @@ free_gib=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')
 [ "$free_gib" -ge "$need_gib" ] || [ -x .venv/bin/rlsys ] ||
     fail "needs $need_gib GiB of free disk in $(pwd) and found $free_gib GiB; free some, or clone to another disk"
 
-say "installing the pinned $kind packages into .venv with $("$python" --version) (about 3 minutes the first time)"
+say "installing the pinned $kind packages into .venv with $("$python" --version) (about 4 minutes the first time)"
 # Not whether .venv/bin/python is there: a creation that was interrupted leaves it without pip.
 .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv ||
     fail "could not make .venv with $python; on Debian install python3-venv"

@@ -44,7 +44,7 @@ class Task:
 
 
 def sample_task(rng: Random, *, held_out: bool) -> Task:
-    """A task on the wanted side of the split: one constraint (60 %) or two (40 %) that do not conflict."""
+    """A task on the wanted side of the split: one constraint, or two that do not conflict (about 35 %)."""
     while True:
         subject = rng.choice(WORDS) if rng.random() < 0.5 else rng.choice(tuple(CATEGORIES))
         chosen = rng.sample(CONSTRAINTS, 1 if rng.random() < 0.6 else 2)

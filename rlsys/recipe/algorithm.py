@@ -35,6 +35,7 @@ class LagCorrectionSettings(Section):
     `sequence_*`: the same with the product over the whole response; `geometric_mask`: with its geometric mean;
     `decoupled`: the ratio itself."""
     upper: Positive = 2.0
+    """Bound of the ratio."""
     lower: NonNegative = 0.5
     """Only the `*mask` kinds have a lower bound."""
 
@@ -64,6 +65,7 @@ class ScheduleSettings(Section):
     """Learning rate as a function of the optimizer step."""
 
     kind: ScheduleKind = "linear"
+    """The shape after warm-up: constant, or a decay to the end of the stage."""
     warmup_fraction: Probability = 0.0
     """Of all optimizer steps; rounded up."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
@@ -80,32 +82,43 @@ class AlgorithmSettings(Section):
     """The policy-gradient algorithm of an RLVR stage. The defaults are Tülu 3's PPO."""
 
     policy_loss: PolicyLossName = "ppo_clip"
+    """By its name in `docs/algorithms.md`, which has the formulas."""
     advantage: AdvantageName = "gae"
+    """How a response's tokens are credited: `gae` by a value model, `reinforce_pp` by the batch, the others by a
+    prompt's group."""
     aggregation: Aggregation = "token"
     """`token`: every token of the step weighs the same; `sequence`: every response does; `fixed_length` (Dr. GRPO):
     tokens divided by the longest length allowed, then by the number of responses."""
 
     gamma: Fraction = 1.0
+    """Discount from token to token."""
     lam: Fraction = 0.95
+    """GAE's lambda."""
     value_lam: Fraction | None = None
     """Another lambda for the targets of the value model (decoupled GAE); the same one when absent."""
     whiten: bool | None = None
     """Whether advantages are whitened over the global batch; the advantage's own habit when absent."""
 
     clip: Positive = 0.2
+    """The ratio to the policy before the batch counts within 1 - clip and 1 + clip."""
     clip_high: Positive | None = None
     """Upper clip (DAPO's clip-higher); `clip` when absent."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None
     """Bound of the loss of a negative advantage, as a multiple of it (usually 3); off when absent."""
     entropy_coef: NonNegative = 0.0
+    """Of the entropy of the policy's distribution, which is added to the objective."""
 
     kl_in: Literal["none", "reward", "loss"] = "reward"
+    """Where the divergence from the reference goes: subtracted from each token's reward, or added to the loss."""
     kl_estimator: KlEstimator = "k1"
+    """Of a token's divergence, with r = reference / policy: `k1` -log r, `k2` (log r)^2 / 2, `k3` r - 1 - log r."""
     kl_beta: NonNegative = 0.05
+    """Coefficient of the divergence."""
 
     value_clip: NonNegative = 0.2
     """0 turns it off."""
     value_coef: Positive = 0.1
+    """Coefficient of the value model's loss."""
     value_warmup_batches: Annotated[int, Field(ge=0)] = 0
     """Rollout batches at the start of the stage that train the value model alone; the policy's learning-rate schedule
     begins after them."""
@@ -165,6 +178,8 @@ class PreferenceLossSettings(Section):
     """The loss over pairs of a chosen and a rejected response. The defaults are Tülu 3's."""
 
     name: PreferenceLossName = "dpo_norm"
+    """`dpo_norm`: DPO with each log-probability divided by its response's tokens; `dpo`, `ipo`, `simpo`: as
+    published."""
     beta: Positive = 5.0
     """5 suits length-normalised losses; plain `dpo` uses about 0.1."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0

@@ -16,18 +16,25 @@ class ClusterSettings(Section):
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """`auto`: GPUs where the cluster has any."""
     learner_ranks: PositiveInt = 1
+    """Processes that train the policy together, one GPU each."""
     value_ranks: PositiveInt = 1
+    """Of the value model, which are also those of the reward model in training."""
     reference_ranks: PositiveInt = 1
+    """Of the frozen reference model."""
     reward_ranks: PositiveInt = 1
     """Of the frozen reward model, where an RLVR stage has one."""
     rollout_workers: PositiveInt = 1
+    """Ray actors with a vLLM engine each; an engine takes as many GPUs as its tensor-parallel size."""
     verifier_workers: PositiveInt = 1
     """Ray actors, each with a pool of `verifiers.workers` processes."""
     colocate: tuple[Literal["value", "reference", "reward"], ...] = ("value", "reference", "reward")
     """Groups that share the learner's GPUs rank by rank; the others get GPUs of their own."""
     cpus_per_rank: PositiveFloat = 1.0
+    """What Ray reserves for each rank; `learner.num_threads` is what it uses."""
     cpus_per_rollout_worker: PositiveFloat = 1.0
+    """What Ray reserves for each engine."""
     cpus_per_verifier_worker: PositiveFloat = 1.0
+    """What Ray reserves for each verifier worker with its processes."""
     oversubscribe_cpus: bool = False
     """Lets the actors share cores: all of them on a laptop's two. Placement then counts only memory and GPUs."""
     start_timeout_s: PositiveFloat = 600.0

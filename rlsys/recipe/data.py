@@ -25,8 +25,11 @@ class NearDuplicateSettings(Section):
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """Estimated Jaccard similarity of the word n-grams at which two rows count as the same."""
     ngram_words: Annotated[int, Field(ge=1)] = 5
+    """Words of an n-gram."""
     num_permutations: Annotated[int, Field(ge=16)] = 128
+    """MinHash's; more estimate better and take longer."""
     scope: DuplicateScope = "row"
+    """What is compared: prompt and response, or the prompt alone."""
 
 
 class FilterSettings(Section):
@@ -39,7 +42,9 @@ class FilterSettings(Section):
     min_characters: Annotated[int, Field(ge=0)] = 0
     """Of all contents together."""
     max_characters: Annotated[int, Field(ge=1)] | None = None
+    """Of all contents together."""
     max_messages: Annotated[int, Field(ge=1)] | None = None
+    """Of a conversation."""
     languages: Names = ()
     """ISO 639-1 codes to keep, such as ["en"]; detected by seeded langdetect, about 11 ms a row."""
     exact_duplicates: DuplicateScope | None = None
@@ -72,6 +77,7 @@ class SourceSettings(Section):
     streaming: bool = False
     """Reads a hub data set without downloading it first."""
     licence: str = ""
+    """For the data card, such as `MIT`."""
     synthetic: bool = False
     """Written by a model; a mark in the data card."""
     filters: FilterSettings | None = None

@@ -15,6 +15,7 @@ class EvaluationSettings(Section):
     test: dict[str, str] = Field(default_factory=dict)
     """Set name to prompt file (or `stage:NAME/FILE`). Accuracy is reported for the set and for each `source` in it."""
     development: dict[str, str] = Field(default_factory=dict)
+    """The same for development sets."""
     temperatures: tuple[NonNegativeFloat, ...] = (1.0, 0.0)
     """Each is evaluated; the first one decides the best checkpoint. 0 is greedy."""
     mode: Literal["eval", "reward"] = "eval"
@@ -24,6 +25,7 @@ class EvaluationSettings(Section):
     development_limit: PositiveInt | None = None
     """The same for development sets, which are evaluated many times; absent, `limit` holds for them too."""
     max_tokens: PositiveInt = 1024
+    """The longest response."""
     max_prompt_length: PositiveInt | None = None
     """Tokens of a prompt; what is longer is cut on the left. Absent: as many as the engines have room for."""
     samples: PositiveInt = 1

@@ -24,9 +24,11 @@ class LoraSettings(Section):
     """Low-rank adapters (peft) instead of all weights; what is published and exported has them merged."""
 
     rank: PositiveInt = 16
+    """Inner dimension of an adapter."""
     alpha: Positive = 32.0
     """The adapters' product is scaled by alpha / rank."""
     dropout: Probability = 0.0
+    """Of the adapters' inputs."""
     target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(strict=False)] = "all-linear"
     """Names of linear layers, such as ["q_proj", "v_proj"]; all but the head by default."""
 
@@ -38,8 +40,11 @@ class LearnerSettings(Section):
     """Peak learning rate."""
     schedule: ScheduleSettings = ScheduleSettings()
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """Of AdamW."""
     eps: Positive = 1e-8
+    """Of AdamW."""
     weight_decay: NonNegative = 0.0
+    """Of AdamW, on every weight."""
     max_grad_norm: NonNegative = 1.0
     """Global gradient norm above which gradients are scaled down; 0 is off."""
 
@@ -48,6 +53,8 @@ class LearnerSettings(Section):
     tokens_per_forward: PositiveInt | None = None
     """The same for passes without gradients; four times as many when absent."""
     packing: Literal["packed", "bucketed"] = "packed"
+    """`packed`: documents share a row and do not see each other; `bucketed`: one document a row, rows of like
+    lengths together, padded. Never changes the update."""
     row_length: PositiveInt | None = None
     """Positions of a packed row; the longest document of the batch when absent."""
     logits_chunk: PositiveInt = 1 << 22
@@ -56,6 +63,7 @@ class LearnerSettings(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 weights and activations on GPUs, with float32 master weights and losses; float32 on CPU."""
     gradient_checkpointing: bool = False
+    """Computes activations again in the backward pass instead of keeping them."""
     zero_stage: Literal[1, 2, 3] = 3
     """DeepSpeed's ZeRO stage; 3 partitions weights, gradients and optimizer over the ranks."""
     sequence_parallel: PositiveInt = 1

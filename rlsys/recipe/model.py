@@ -26,6 +26,8 @@ class ModelSettings(Section):
     tokenizer: str | None = None
     """Folder of the tokenizer with its chat template, on this machine; `path` when absent."""
     attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    """Of the learner's models, by transformers' names; flash attention needs its package and GPUs. Engines choose
+    their own."""
     trust_remote_code: bool = False
     """Runs Python files that come with the model. Off: a model that needs them is refused."""
 

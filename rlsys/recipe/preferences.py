@@ -21,11 +21,13 @@ class EndpointSettings(Section):
     model: str
     """As the server calls it."""
     base_url: str = "https://api.openai.com/v1"
+    """Up to and with `/v1`."""
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; a server other than OpenAI's may need none."""
     max_concurrent: PositiveInt = 32
     """Calls in flight."""
     requests_per_minute: PositiveFloat | None = None
+    """At most so many calls; no limit of ours when absent."""
     tokens_per_minute: PositiveFloat | None = None
     """Prompt and completion tokens together."""
     deadline_s: PositiveFloat = 120.0
@@ -35,7 +37,9 @@ class EndpointSettings(Section):
     backoff_s: PositiveFloat = 1.0
     """Before the second attempt; doubled for each further one, with jitter."""
     max_backoff_s: PositiveFloat = 60.0
+    """The longest wait between two attempts."""
     temperature: float = Field(default=0.0, ge=0.0)
+    """Of the server's sampling."""
     max_tokens: PositiveInt = 1024
     """Of a completion."""
     prompt_price: float = Field(default=0.0, ge=0.0)
@@ -57,6 +61,7 @@ class JudgeSettings(Section):
     sampling: SamplingSettings = SamplingSettings(temperature=0.0)
     """Of a local model's answers."""
     aspects: AspectNames = Field(default=ASPECTS, min_length=1)
+    """What each response is rated on, from 1 to 5; a response counts with the mean."""
     not_applicable: AspectNames = ("honesty",)
     """Aspects that the judge may call not applicable; they then do not count in the mean."""
     max_asks: PositiveInt = 3
@@ -96,6 +101,7 @@ class PromptSelectionSettings(Section):
     constraint_ids: Names = ()
     """Which ones are added, by the ids of `rlsys.verifiers.ifeval.instruction_ids()`; IFEval's 25 unless given."""
     seed: int = 0
+    """Of the draws."""
 
     @property
     def of_sft_prompts(self) -> int:

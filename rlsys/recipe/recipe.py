@@ -53,6 +53,7 @@ class Recipe(Section):
     rollout: RolloutSettings = RolloutSettings()
     tracking: TrackingSettings = TrackingSettings()
     stage: tuple[AnyStage, ...] = Field(min_length=1)
+    """Run in this order, each of one of the kinds below."""
 
     def stage_named(self, label: str) -> AnyStage:
         """The stage of that name; KeyError where there is none."""

@@ -3,13 +3,18 @@
 python -m rlsys.recipe.reference > docs/recipe.md
 """
 
-from collections.abc import Iterator
-from typing import Any, get_args, get_origin
+import json
+from collections.abc import Iterator, Mapping
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from rlsys.recipe.recipe import SHARED_SECTIONS, STAGE_KINDS, Recipe
+from rlsys.recipe.synthesis import PersonaSettings, SelfInstructSettings
+
+TYPE_NAMES = {str: "string", int: "whole number", float: "number", bool: "`true` or `false`", Any: "anything"}
 
 HEAD = f"""# The recipe
 
@@ -34,6 +39,8 @@ def _sections() -> Iterator[str]:
     yield from _section("Top level", Recipe, seen)
     for kind, stage in STAGE_KINDS.items():
         yield from _section(f'`[[stage]]` with `kind = "{kind}"`', stage, seen)
+    yield from _section("A file for `rlsys data personas`", PersonaSettings, seen)
+    yield from _section("A file for `rlsys data self-instruct`", SelfInstructSettings, seen)
 
 
 def _section(title: str, model: type[BaseModel], seen: set[type[BaseModel]]) -> Iterator[str]:
@@ -43,6 +50,8 @@ def _section(title: str, model: type[BaseModel], seen: set[type[BaseModel]]) -> 
     yield "| key | type | default | meaning |\n|---|---|---|---|"
     inside: list[tuple[str, type[BaseModel]]] = []
     for key, field in model.model_fields.items():
+        if key == "kind" and field.is_required():
+            continue  # in the title
         section = _section_of(field.annotation)
         if section is not None:
             inside.append((key, section))
@@ -65,17 +74,23 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def _type_name(annotation: Any) -> str:
-    text = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
-    if "Stage" in text:
-        return "stages"
-    section = _section_of(annotation)
-    if section is not None and get_origin(annotation) is tuple:
-        return f"tables: {section.__name__}"
-    for noise in ("typing.", "rlsys.recipe.", "annotated_types.", "<class '", "'>"):
-        text = text.replace(noise, "")
-    if "Annotated[" in text or "FieldInfo" in text or "Gt(" in text:
-        text = "number" if "str" not in text else "array or value"
-    return text.split(".")[-1].replace("|", "or") if "Literal" not in text else text.replace("|", "or")
+    """In TOML's words."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type_name(inner[0])
+    if origin is Literal:
+        return " or ".join(f"`{json.dumps(value)}`" for value in inner)
+    if origin in (Union, UnionType):
+        names = [_type_name(each) for each in inner if each is not NoneType]
+        return " or ".join(dict.fromkeys(names))
+    if origin is tuple:
+        of = dict.fromkeys(_type_name(each) for each in inner if each is not Ellipsis)
+        return f"array of {' or '.join(of)}" if Ellipsis in inner else f"array of {len(inner)}: {', '.join(of)}"
+    if origin in (dict, Mapping):
+        return f"table of {_type_name(inner[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "table"
+    return TYPE_NAMES[annotation]
 
 
 def _default(default: Any, factory: Any) -> str:
@@ -85,7 +100,7 @@ def _default(default: Any, factory: Any) -> str:
         return "**needed**"
     if isinstance(default, BaseModel):
         return "its own"
-    return "absent" if default is None else f"`{default!r}`".replace("|", "\\|")
+    return "absent" if default is None else f"`{json.dumps(default)}`".replace("|", "\\|")
 
 
 if __name__ == "__main__":

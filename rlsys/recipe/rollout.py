@@ -39,6 +39,7 @@ class SamplingSettings(Section):
     temperature: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """0 is greedy."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Samples from the likeliest tokens of this much probability together."""
     ignore_end: bool = False
     """Goes on after an end token: for measurements of speed only."""
 

@@ -1,12 +1,20 @@
 """The base of every recipe section."""
 
 from collections.abc import Iterable
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PREVIOUS = "previous"
 """The newest output of the wanted kind (policy, pairs or reward model) that an earlier stage made."""
+
+PolicyReference = Annotated[
+    str,
+    Field(
+        description="The policy that the stage starts from: `stage:NAME`, a folder, or `previous`, that of the newest "
+        "stage that trains one (the recipe's own model where there is none)."
+    ),
+]
 
 
 class Section(BaseModel):

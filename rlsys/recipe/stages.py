@@ -20,7 +20,7 @@ from rlsys.recipe.learner import LearnerSettings
 from rlsys.recipe.preferences import JudgedPreferenceSettings
 from rlsys.recipe.reward_model import RewardModelSettings
 from rlsys.recipe.rollout import SamplingSettings
-from rlsys.recipe.section import PREVIOUS, Section
+from rlsys.recipe.section import PREVIOUS, PolicyReference, Section
 from rlsys.recipe.verifiers import VerifierSettings
 
 FROM_POLICY = "policy"
@@ -44,8 +44,11 @@ class WorldStage(Stage):
 
     kind: Literal["world"]
     demonstrations: PositiveInt = 24_000
+    """Conversations for SFT, with the demonstrator's bad habits."""
     prompts: PositiveInt = 20_000
+    """Prompts with checks, for preferences and RLVR."""
     held_out: PositiveInt = 1_000
+    """Prompts of the test set, and of the development set."""
 
 
 class CheckpointSettings(Section):
@@ -68,6 +71,7 @@ class SupervisedStage(Stage):
     batch_size: PositiveInt
     """Rows (pairs, for preference stages) of one optimizer step, over all ranks."""
     epochs: PositiveInt = 1
+    """Passes over the data."""
     max_steps: PositiveInt | None = None
     """Ends the stage early; the learning-rate schedule is fitted to it."""
     safety: SafetySettings = SafetySettings()
@@ -80,7 +84,7 @@ class SftStage(SupervisedStage):
     """Supervised fine-tuning, the loss on assistant tokens only."""
 
     kind: Literal["sft"]
-    policy: str = PREVIOUS
+    policy: PolicyReference = PREVIOUS
     data: DataSettings
     loss: SupervisedLossSettings = SupervisedLossSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -90,10 +94,12 @@ class PreferencesStage(Stage):
     """On-policy pairs: several samples a prompt, decided by the verifiers."""
 
     kind: Literal["preferences"]
-    policy: str = PREVIOUS
+    policy: PolicyReference = PREVIOUS
     prompts: DataSettings
     num_prompts: PositiveInt | None = None
+    """The first so many of the mixture; all of them when absent."""
     samples: PositiveInt = Field(default=4, ge=2)
+    """Responses for each prompt."""
     sampling: SamplingSettings = SamplingSettings()
     verifiers: VerifierSettings = VerifierSettings()
     decontamination: Decontamination | None = None
@@ -104,7 +110,7 @@ class JudgedPreferencesStage(Stage, JudgedPreferenceSettings):
     """Pairs by a judge: responses of a pool of models, the stage's policy among them, rated and binarised."""
 
     kind: Literal["judged_preferences"]
-    policy: str = PREVIOUS
+    policy: PolicyReference = PREVIOUS
     sft: DataSettings = DataSettings()
     """Prompts that the policy was trained on; those of the newest earlier SFT stage unless given."""
     unused: DataSettings = DataSettings()
@@ -135,7 +141,7 @@ class RewardStage(SupervisedStage):
     """A reward model on pairs, from the policy's weights with a scalar head."""
 
     kind: Literal["reward"]
-    policy: str = PREVIOUS
+    policy: PolicyReference = PREVIOUS
     pairs: str = PREVIOUS
     """A folder of pairs that a stage of preferences wrote; not used where `data` names sources."""
     data: DataSettings = DataSettings()
@@ -146,7 +152,7 @@ class DpoStage(SupervisedStage):
     """Direct preference optimisation, length-normalised unless the loss says otherwise."""
 
     kind: Literal["dpo"]
-    policy: str = PREVIOUS
+    policy: PolicyReference = PREVIOUS
     pairs: str = PREVIOUS
     """A folder of pairs that a stage of preferences wrote; not used where `data` names sources."""
     data: DataSettings = DataSettings()
@@ -158,7 +164,7 @@ class RlvrStage(Stage):
     """Reinforcement learning with verifiable rewards."""
 
     kind: Literal["rlvr"]
-    policy: str = PREVIOUS
+    policy: PolicyReference = PREVIOUS
     value_from: str = PREVIOUS
     """The reward model that the value model starts from; `policy` starts it from the policy with a new head."""
     prompts: DataSettings
@@ -180,6 +186,8 @@ class RlvrStage(Stage):
     batches: PositiveInt
     """Rollout batches of the stage; episodes are batches x batch_groups x samples."""
     max_staleness: NonNegativeInt = 1
+    """Versions that the policy may have advanced since a token was sampled, when it is trained on. 0 is
+    synchronous; from 1 on the next batches are sampled while one is trained on."""
     over_age: Literal["drop", "mask"] = "drop"
     """What happens to a group, or to its tokens, sampled too long ago."""
     max_attempts: PositiveInt = 3
@@ -235,7 +243,7 @@ class EvaluateStage(Stage):
     """Held-out accuracy of the newest policy."""
 
     kind: Literal["evaluate"]
-    policy: str = PREVIOUS
+    policy: PolicyReference = PREVIOUS
     evaluation: EvaluationSettings
     verifiers: VerifierSettings = VerifierSettings()
 

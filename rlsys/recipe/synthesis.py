@@ -22,6 +22,7 @@ class WriterSettings(Section):
 
     endpoint: EndpointSettings | None = None
     local_model: str | None = None
+    """A folder, or `hf:owner/name`."""
     max_tokens: PositiveInt = 1024
     """Of one answer of a local model."""
     temperature: Annotated[float, Field(ge=0)] = 1.0
@@ -41,6 +42,7 @@ class PersonaSettings(Section):
     personas: str
     """One persona a line, or JSON lines with the key `persona`."""
     tasks: PersonaTaskNames = PERSONA_TASKS
+    """What prompts are asked for, each in the voice of every persona drawn for it."""
     prompts_per_task: PositiveInt
     """Personas drawn for each task; what their prompts lose on the way is counted, not replaced."""
     answers: PositiveInt = 3
@@ -55,6 +57,7 @@ class PersonaSettings(Section):
     """A MinHash pass over the prompts of all tasks at the end."""
     decontamination: Decontamination | None = None
     seed: NonNegativeInt = 0
+    """Of the draws."""
 
     def _faults(self) -> Iterator[str]:
         if self.min_agreeing > self.answers:
@@ -72,17 +75,22 @@ class SelfInstructSettings(Section):
     max_rounds: PositiveInt = 50
     """Growth ends after so many rounds, whatever it found."""
     requests_per_round: PositiveInt = 8
+    """Asked at once; what comes back is examined before the next round."""
     seed_examples: NonNegativeInt = 6
     """Shown in each request, drawn from the seed tasks."""
     grown_examples: NonNegativeInt = 2
     """Shown in each request, drawn from tasks grown before; seed tasks take their place while there are none."""
     tasks_per_request: PositiveInt = 8
+    """New tasks that each request asks for."""
     similarity: Fraction = 0.7
     """A task whose ROUGE-L with any seed task or earlier one reaches this is no new task."""
     min_words: PositiveInt = 3
+    """A shorter task is refused and counted."""
     max_words: PositiveInt = 150
+    """A longer one is."""
     decontamination: Decontamination | None = None
     seed: NonNegativeInt = 0
+    """Of the draws."""
 
     def _faults(self) -> Iterator[str]:
         if not self.seed_examples + self.grown_examples:

@@ -11,6 +11,7 @@ class TrackingSettings(Section):
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     """`auto` is online when somebody is logged in and offline otherwise."""
     wandb_project: str = "rlsys"
+    """Where its run appears."""
     prometheus: bool = True
     """Through `ray.util.metrics`, on the cluster's own exporter."""
     console: bool = True

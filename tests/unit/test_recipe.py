@@ -538,7 +538,44 @@ def test_a_driver_imports_ray_alone():
 
 def test_the_reference_page_is_true():
     """Written by `python -m rlsys.recipe.reference > docs/recipe.md`."""
-    assert (ROOT / "docs" / "recipe.md").read_text() == render()
+    page = render()
+    assert (ROOT / "docs" / "recipe.md").read_text() == page
+    for line in (
+        "| `temperatures` | array of number | `[1.0, 0.0]` | Each is evaluated",
+        "| `limit` | whole number | absent | At most so many prompts",
+        "| `take` | whole number or number | `1.0` | An integer: so many rows",
+        "| `test` | table of string | empty | Set name to prompt file",
+        "| `deterministic` | `true` or `false` | `false` | Fixed assignment",
+        "| `prompts_per_task` | whole number |",
+    ):
+        assert line in page
+    assert "|  |" not in page, "a key without its meaning"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/data.md"])
+def test_the_data_set_that_the_docs_add_is_read_beside_the_quickstarts_own(tmp_path: Path, monkeypatch, page: str):
+    lines = iter((ROOT / page).read_text().splitlines())
+    example = [next(line.strip() for line in lines if 'base = "quickstart.toml"' in line)]
+    while len(example) < 2 or "prompts.source" not in example[-1]:
+        example.append(next(lines).strip())
+    for part in ("rlsys", "configs"):
+        (tmp_path / part).symlink_to(ROOT / part)
+    (tmp_path / "quickstart.toml").symlink_to(ROOT / "configs" / "quickstart.toml")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "capitals.jsonl").write_text("{}\n")
+    (tmp_path / "capitals.toml").write_text("\n".join(example))
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(tmp_path / "capitals.toml")
+    assert recipe.name == "capitals" and [stage.kind for stage in recipe.stage][-1] == "rlvr"
+    world = "stage:world/"
+    assert [source.path for source in recipe.stage_named("sft").data.source] == [
+        f"{world}demonstrations.jsonl",
+        "data/capitals.jsonl",
+    ]
+    assert [source.path for source in recipe.stage_named("rlvr").prompts.source] == [
+        f"{world}prompts.jsonl",
+        "data/capitals.jsonl",
+    ]
 
 
 def test_a_canary_in_float32_is_held_to_a_ten_thousandth_on_cpu_and_to_tf32_on_gpus():
