@@ -22,7 +22,7 @@ class WriterSettings(Section):
 
     endpoint: EndpointSettings | None = None
     local_model: str | None = None
-    """A folder, or `hf:owner/name`."""
+    """A Hugging Face folder."""
     max_tokens: PositiveInt = 1024
     """Of one answer of a local model."""
     temperature: Annotated[float, Field(ge=0)] = 1.0
