@@ -160,9 +160,10 @@ class Learner(ModelGroup):
         steps: "PairSteps",
         settings: PreferenceLossSettings,
         *,
-        reference: "np.ndarray | None" = None,
+        reference: "np.ndarray | ray.ObjectRef | None" = None,
     ) -> "Pending[list[StepReport]]":
-        """One optimizer step for each learning rate; `reference` is what `ReferenceModel.pair_logprobs` gives."""
+        """One optimizer step for each learning rate; `reference` is what `ReferenceModel.pair_logprobs` gives, or a
+        Ray reference to it."""
         return self.ranks.submit(
             "train_preferences", folder=folder, steps=steps, settings=settings, reference=reference
         ).map(of_rank_0)

@@ -67,8 +67,14 @@ class RolloutTexts:
             for index, worker in enumerate(self.workers)
             if asked[index::size]
         ]
+        try:
+            answered = ray.get(references, timeout=self._timeout_s)
+        except ray.exceptions.RayError:
+            for index, worker in enumerate(self.workers):  # or the next batch would wait for what nobody waits for
+                worker.abort.remote([prompt.ordinal for prompt in asked[index::size]], tag="texts")
+            raise
         texts = [""] * len(asked)
-        for index, groups in enumerate(ray.get(references, timeout=self._timeout_s)):
+        for index, groups in enumerate(answered):
             texts[index::size] = [self._text(group[0]) for group in groups]
         return texts
 

@@ -47,6 +47,9 @@ class StageContext:
     """One stage of a run."""
 
     stage: AnyStage
+    seed: int
+    """Of the stage's random choices: another one for each stage, so that two that read the same prompts neither ask
+    them in the same order nor get the same answers."""
     folder: Path
     tracker: Tracker
     checkpoints: CheckpointStore
@@ -124,14 +127,14 @@ class RunContext:
         return self.outputs[label] / (rest or default)
 
     def resolve_data(self, data: DataSettings) -> DataSettings:
-        """The settings with `stage:` references as paths."""
+        """The settings with `stage:` references as paths, and with the run's seed in their own."""
         sources = tuple(
             source.model_copy(update={"path": str(self.resolve(source.path))})
             if source.path.startswith(STAGE_REFERENCE)
             else source
             for source in data.source
         )
-        return data.model_copy(update={"source": sources})
+        return data.model_copy(update={"source": sources, "seed": data.seed + self.recipe.seed})
 
     def resolve_gate(self, gate: Decontamination | None) -> Decontamination | None:
         """The gate with `stage:` references as paths."""
@@ -261,6 +264,8 @@ class RunContext:
             if folder is not None:
                 self.swap_engines(dataclasses.replace(self.crew.engine, model=str(folder)))
                 self.engines_hold = folder
+            elif self.engines_hold is not None:
+                self.swap_engines(self.crew.engine)
             return
         if folder is None or folder != self.learner_holds:
             self.load_policy(folder, self._any_learner_settings())

@@ -14,7 +14,7 @@ from actors.data_tasks import build_prompts, write_rollouts
 from actors.pump import RolloutPump
 from actors.pump_records import PumpSettings, VerifiedGroup
 from launch.context import RunContext
-from launch.sampling import sample_all
+from launch.sampling import groups_per_call, sample_all
 from rlsys.errors import RlsysError
 from rlsys.recipe.data import DataSettings, TemplatingSettings, parse_source
 from rlsys.recipe.evaluation import EvaluationSettings
@@ -25,7 +25,6 @@ from rlsys.rollouts.prompt_stream import prompt_at
 from rlsys.telemetry.names import name_part
 from rlsys.types import GroupSummary, Prompt
 
-GROUPS_PER_CALL = 64
 EVALUATION_SEED_OFFSET = 1_000_003
 """So that evaluation does not draw the random numbers of training."""
 
@@ -106,7 +105,7 @@ def _sample(
         num_samples=num_samples,
         sampling=SamplingSettings(max_tokens=settings.max_tokens, temperature=temperature),
         seed=context.recipe.seed + EVALUATION_SEED_OFFSET,
-        groups_per_call=GROUPS_PER_CALL,
+        groups_per_call=groups_per_call(len(evaluation_set.prompts), context.crew.workers.size),
         groups_per_worker=context.recipe.rollout.groups_per_worker(num_samples),
         group_timeout_s=context.recipe.cluster.operation_timeout_s,
         tag="eval",

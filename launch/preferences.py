@@ -13,14 +13,12 @@ from actors.pump_records import PumpSettings
 from actors.shards import GroupReference
 from launch.context import RunContext, StageContext
 from launch.evaluation import stage_modules
-from launch.sampling import sample_all
+from launch.sampling import groups_per_call, sample_all
 from rlsys.errors import DataError
 from rlsys.recipe.stages import PreferencesStage
 from rlsys.rollouts.prompt_stream import PromptStream
 from rlsys.rollouts.summary_metrics import rollout_metrics
 from rlsys.types import GroupSummary
-
-GROUPS_PER_CALL = 32
 
 
 def run_preferences(context: RunContext, stage: StageContext) -> dict[str, Any]:
@@ -31,12 +29,12 @@ def run_preferences(context: RunContext, stage: StageContext) -> dict[str, Any]:
     gate = context.resolve_gate(settings.decontamination)
     ref = build_prompts.remote(data, context.model.folder, str(stage.folder), stage_modules(context), None, gate)
     prompts = context.result(ref, what="reading the prompts")
-    stream = PromptStream(prompts, context.recipe.seed)
+    stream = PromptStream(prompts, stage.seed)
     num_prompts = min(settings.num_prompts or len(prompts), len(prompts))
     context.bring_policy(context.policy_folder(settings.policy))
     with context.spans.span("sampling"):
-        summaries, references = _sample_all(context, settings, stream, num_prompts)
-    written = write_pairs.remote(references, str(stage.folder / "pairs"), context.recipe.seed)
+        summaries, references = _sample_all(context, settings, stream, num_prompts, stage.seed)
+    written = write_pairs.remote(references, str(stage.folder / "pairs"), stage.seed)
     manifest = context.result(written, what="writing the pairs")
     if not manifest["rows"]:
         raise DataError(
@@ -50,13 +48,13 @@ def run_preferences(context: RunContext, stage: StageContext) -> dict[str, Any]:
 
 
 def _sample_all(
-    context: RunContext, settings: PreferencesStage, stream: PromptStream, num_prompts: int
+    context: RunContext, settings: PreferencesStage, stream: PromptStream, num_prompts: int, seed: int
 ) -> tuple[list[GroupSummary], list[GroupReference]]:
     pump_settings = PumpSettings(
         num_samples=settings.samples,
         sampling=settings.sampling,
-        seed=context.recipe.seed,
-        groups_per_call=GROUPS_PER_CALL,
+        seed=seed,
+        groups_per_call=groups_per_call(num_prompts, context.crew.workers.size),
         groups_per_worker=context.recipe.rollout.groups_per_worker(settings.samples),
         group_timeout_s=context.recipe.cluster.operation_timeout_s,
         tag="preferences",

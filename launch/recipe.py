@@ -39,6 +39,7 @@ from rlsys.recipe.stages import (
     data_of,
     evaluation_of,
 )
+from rlsys.rollouts.prompt_stream import hash_integers
 from rlsys.rollouts.sampling_engine_settings import EngineSettings
 from rlsys.scaling.placement import PlacementPlan, check_fits, placement_plan, weight_transfer
 from rlsys.scaling.scale_request import forget_requests
@@ -70,9 +71,7 @@ def run_world(context: RunContext, stage: StageContext) -> dict[str, Any]:
 
 
 def run_evaluate(context: RunContext, stage: StageContext) -> dict[str, Any]:
-    """Brings the newest policy to the engines; `run_stage` evaluates it."""
-    assert isinstance(stage.stage, EvaluateStage)
-    context.bring_policy(context.policy_folder(stage.stage.policy))
+    """Nothing: `run_stage` evaluates."""
     return {}
 
 
@@ -140,7 +139,7 @@ def run_stage(context: RunContext, stage: AnyStage, folder: StageFolder) -> dict
     if "evaluation" in result:
         context.done(stage, folder.path)
         return result
-    with stage_context(context, stage, folder.path) as stage_run:
+    with stage_context(context, stage, folder.path, context.recipe.stage_number(stage.label)) as stage_run:
         if not result:
             if not stage_run.checkpoints.steps:  # lines of a process that was killed before its first checkpoint
                 stage_run.tracker.restore(stage_run.beginning)
@@ -159,12 +158,13 @@ def run_stage(context: RunContext, stage: AnyStage, folder: StageFolder) -> dict
 
 
 def evaluate_stage(context: RunContext, stage_run: StageContext) -> dict[str, float]:
-    """Test sets of the stage, with the policy that it exported."""
-    settings = evaluation_of(stage_run.stage)
+    """Test sets of the stage, with the policy that it exported, or that an `evaluate` stage names."""
+    stage = stage_run.stage
+    settings = evaluation_of(stage)
     if settings is None or not settings.test:
         return {}
-    if not isinstance(stage_run.stage, EvaluateStage):
-        context.bring_policy(stage_run.folder / "hf")
+    named = isinstance(stage, EvaluateStage)
+    context.bring_policy(context.policy_folder(stage.policy) if named else stage_run.folder / "hf")
     sets = load_sets(context, settings.test, settings, stage_modules(context), limit=settings.limit)
     with context.spans.span("evaluate"):
         metrics = evaluate(context, sets, settings, record=stage_run.folder / "eval")
@@ -266,8 +266,8 @@ def engine_settings(
 
 
 @contextmanager
-def stage_context(context: RunContext, stage: AnyStage, folder: Path) -> Iterator[StageContext]:
-    """The stage's trackers and checkpoints, while the block runs."""
+def stage_context(context: RunContext, stage: AnyStage, folder: Path, number: int) -> Iterator[StageContext]:
+    """The stage's trackers and checkpoints, while the block runs; `number` is its place, 1 for the first."""
     checkpoint = stage.checkpoint if isinstance(stage, SupervisedStage | RlvrStage) else CheckpointSettings()
     tracking = context.recipe.tracking
     trackers: list[Tracker] = [JsonlTracker(context.folder / "metrics.jsonl", stage=stage.label)]
@@ -288,7 +288,12 @@ def stage_context(context: RunContext, stage: AnyStage, folder: Path) -> Iterato
     tracker = MultiTracker(trackers)
     try:
         yield StageContext(
-            stage, folder, tracker, checkpoint_store(folder, checkpoint), stage_beginning(folder, tracker)
+            stage=stage,
+            seed=hash_integers(context.recipe.seed, number, bits=32),
+            folder=folder,
+            tracker=tracker,
+            checkpoints=checkpoint_store(folder, checkpoint),
+            beginning=stage_beginning(folder, tracker),
         )
     finally:
         tracker.close()

@@ -83,7 +83,7 @@ def train_on(run: RlvrRun, batch: Batch) -> None:
         run.start_admitted()
     run.buffer.retain(ledger.buffered)  # lets go of groups dropped as over-age, which a checkpoint must not hold
     seconds["time/step_s"] = time.perf_counter() - run.step_started
-    metrics = run.metrics_of(batch, groups, update.metrics) | run.evaluate_if_due(step)
+    metrics = run.metrics_of(batch, groups, update.metrics) | run.evaluate_if_due(step, seconds)
     run.record_ends(groups, step)
     run.stage.tracker.log(step, metrics | seconds)
     run.guard.check()

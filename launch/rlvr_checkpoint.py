@@ -53,7 +53,9 @@ def save_checkpoint(run: "RlvrRun", step: int) -> None:
             "tracker": run.stage.tracker.position(),
             "chain": run.chain_position,
             "best": [run.best_score, run.best_step] if run.best_step else None,
+            "development": _what_decides(run),
             "prompts": run.prompts_digest,
+            "seed": run.stage.seed,
         }
     except BaseException:
         transaction.cancel()
@@ -92,14 +94,21 @@ def restore_checkpoint(run: "RlvrRun") -> None:
     print(f"resumed {run.settings.label} after batch {found.checkpoint.step}", flush=True)
 
 
+def _what_decides(run: "RlvrRun") -> dict[str, Any]:
+    """What two development scores must have in common to be compared."""
+    settings = run.settings.evaluation
+    return settings.model_dump(mode="json", exclude={"test", "every"})
+
+
 def _restore(run: "RlvrRun", checkpoint: Checkpoint) -> None:
     metadata: Any = checkpoint.manifest.metadata
-    if metadata["prompts"] != run.prompts_digest:
-        raise CheckpointError(
-            "the prompts are not those that the checkpoint was trained on: ordinals would stand for others",
-            value=str(checkpoint.path),
-            fix=f"bring the data and its settings back, or begin the stage again with --from {run.settings.label}",
-        )
+    for what, now in (("prompts", run.prompts_digest), ("seed", run.stage.seed)):
+        if metadata[what] != now:
+            raise CheckpointError(
+                f"{what}: not as when the checkpoint was written: ordinals would stand for other prompts",
+                value=str(checkpoint.path),
+                fix=f"bring the data and settings back, or begin the stage again with --from {run.settings.label}",
+            )
     crew = run.context.crew
     pending = [crew.learner.restore(str(checkpoint.path / "policy"))]
     if run.settings.algorithm.needs_values:
@@ -109,7 +118,8 @@ def _restore(run: "RlvrRun", checkpoint: Checkpoint) -> None:
     run.stage.tracker.restore(metadata["tracker"])
     run.chain.rewind(metadata["chain"])
     run.chain_position = metadata["chain"]
-    if metadata["best"] is not None and run.exports.holds(metadata["best"][1]):
+    comparable = metadata["development"] == _what_decides(run)
+    if metadata["best"] is not None and comparable and run.exports.holds(metadata["best"][1]):
         run.best_score, run.best_step = metadata["best"]
         run.saved_best_step = run.best_step
     _restore_buffer(run, checkpoint.path / BUFFER, metadata["begun"])

@@ -29,12 +29,12 @@ from rlsys.rollouts.ledger import Ledger
 from rlsys.rollouts.ledger_records import Batch
 from rlsys.rollouts.prompt_stream import hash_integers
 from rlsys.rollouts.summary_metrics import (
-    failed_verdict_frac,
     rollout_metrics,
     staleness_metrics,
     verdict_metrics,
 )
 from rlsys.scaling.scale_request import ScaleRequests
+from rlsys.telemetry.names import name_part
 from rlsys.types import GroupSummary
 
 MAX_IN_A_ROW = 10
@@ -73,6 +73,8 @@ class RlvrRun:
     """As the newest checkpoint has it."""
     chain_position: int = 0
     step_started: float = 0.0
+    counted_at: float = 0.0
+    """When the last batch was counted, for throughput; 0 before the first one of this process."""
     expired_in_a_row: int = 0
     """Lost groups that the ledger gave up since one came through."""
     masked_in_a_row: int = 0
@@ -125,11 +127,11 @@ class RlvrRun:
         """The references to train on: with `shuffle_rewards`, those of the control experiment."""
         if not self.settings.shuffle_rewards:
             return [group.reference for group in groups]
-        return shuffled_rewards(groups, f"{self.context.recipe.seed} {batch.index}")
+        return shuffled_rewards(groups, f"{self.stage.seed} {batch.index}")
 
     def minibatch_seed(self, batch: Batch) -> int:
         """Another one for every batch, the same at a repetition."""
-        return hash_integers(self.context.recipe.seed, batch.index, bits=32)
+        return hash_integers(self.stage.seed, batch.index, bits=32)
 
     def metrics_of(
         self,
@@ -151,30 +153,37 @@ class RlvrRun:
         metrics["rollout/continued"] = self.pump.num_continued
         metrics["rollout/unwritten"] = self.num_unwritten
         metrics |= driver_metrics()
-        metrics["perf/samples_per_s"] = sum(len(s.lengths) for s in summaries) / self._elapsed_s()
-        metrics["perf/tokens_per_s"] = sum(sum(s.lengths) for s in summaries) / self._elapsed_s()
+        seconds = self._since_last_batch_s()
+        metrics["perf/samples_per_s"] = sum(len(s.lengths) for s in summaries) / seconds
+        metrics["perf/tokens_per_s"] = sum(sum(s.lengths) for s in summaries) / seconds
         return metrics
 
     def _verdict_metrics(self) -> dict[str, float]:
         """Of every group that was judged since the last step: those of a batch are only the ones that could be."""
         groups, self.judged_groups = self.judged_groups, []
         metrics = verdict_metrics(groups)
-        if metrics:  # a reward model alone gives no verdicts
-            failed = failed_verdict_frac(groups)
-            alarm = failed > self.settings.verifiers.alarm_failed_frac
-            if alarm:
+        names = {verdict.verifier for group in groups for sample in group.verdicts for verdict in sample}
+        alarms = 0
+        for name in sorted(map(name_part, names)):  # each by itself: a few verdicts of one drown in another's
+            failed = metrics[f"verifier/{name}/timeout_frac"] + metrics[f"verifier/{name}/error_frac"]
+            if failed > self.settings.verifiers.alarm_failed_frac:
+                alarms += 1
                 told = "timed out or failed; they are masked from training"
-                print(f"ALARM: {failed:.1%} of the verdicts {told}", flush=True)
-            metrics["verifier/alarm"] = float(alarm)
+                print(f"ALARM: {failed:.1%} of the verdicts of {name} {told}", flush=True)
+        if names:  # a reward model alone gives no verdicts
+            metrics["verifier/alarm"] = float(alarms > 0)
         return metrics
 
-    def evaluate_if_due(self, step: int) -> dict[str, float]:
-        """Development accuracy every `evaluation.every` batches and at the end; exports a policy that is the best."""
+    def evaluate_if_due(self, step: int, seconds: dict[str, float]) -> dict[str, float]:
+        """Development accuracy every `evaluation.every` batches and at the end; exports a policy that is the best.
+
+        What it took is added to `seconds`.
+        """
         every = self.settings.evaluation.every
         due = step == self.settings.batches or (every and step % every == 0)
         if not due or not self.development:
             return {}
-        with self.context.spans.span("evaluate"):
+        with self.context.timed("evaluate", seconds):
             metrics = evaluate(self.context, self.development, self.settings.evaluation)
         first = f"accuracy@T{self.settings.evaluation.temperatures[0]:g}"
         scores = [metrics[f"eval/{each.name}/{first}"] for each in self.development]
@@ -293,5 +302,7 @@ class RlvrRun:
             "unwritten": self.num_unwritten + len(self.writes),
         }
 
-    def _elapsed_s(self) -> float:
-        return max(time.perf_counter() - self.step_started, 1e-9)
+    def _since_last_batch_s(self) -> float:
+        """Everything in between, as samples are drawn during evaluations and checkpoints too."""
+        before, self.counted_at = self.counted_at or self.step_started, time.perf_counter()
+        return max(self.counted_at - before, 1e-9)

@@ -42,7 +42,7 @@ def set_up(context: RunContext, stage: StageContext) -> RlvrRun:
         scale_requests=ScaleRequests(context.folder),
         ledger=Ledger(ledger_settings(settings)),
         buffer=ExperienceBuffer(),
-        pump=_pump(context, settings, PromptStream(prompts, context.recipe.seed)),
+        pump=_pump(context, settings, PromptStream(prompts, stage.seed), stage.seed),
         guard=StepGuard(settings.algorithm.safety.max_skipped_in_a_row),
         chain=ChainFile(stage.folder / "ends.jsonl"),
         exports=PolicyExports(stage.folder),
@@ -89,11 +89,11 @@ def read_prompts(context: RunContext, settings: RlvrStage, folder: Path) -> "Pro
     return context.result(ref, what="reading the prompts")
 
 
-def _pump(context: RunContext, settings: RlvrStage, stream: PromptStream) -> RolloutPump:
+def _pump(context: RunContext, settings: RlvrStage, stream: PromptStream, seed: int) -> RolloutPump:
     pump_settings = PumpSettings(
         num_samples=settings.samples,
         sampling=settings.sampling,
-        seed=context.recipe.seed,
+        seed=seed,
         groups_per_call=settings.groups_per_call,
         groups_per_worker=context.recipe.rollout.groups_per_worker(settings.samples),
         group_timeout_s=settings.group_timeout_s or context.recipe.cluster.operation_timeout_s,

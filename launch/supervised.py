@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
+
 from actors.data_tasks import build_store, digest_model
 from actors.groups import ModelGroup, Pending
 from launch.context import RunContext, StageContext, pairs_folder
@@ -51,6 +53,8 @@ class SupervisedWork:
     """What is trained, for messages."""
     group: ModelGroup
     num_rows: int
+    data: str
+    """Digest of the rows or pairs."""
     train: Callable[[int, Sequence[float]], Pending[Any]]
     """(number of the first step, learning rates) to reports."""
 
@@ -110,7 +114,7 @@ def _sft(run: SupervisedRun) -> dict[str, Any]:
     with context.loading_policy(context.policy_folder(settings.policy), settings.learner):
         manifest = _build_store(context, settings, folder, "rows")
     learner = context.crew.learner
-    seed = context.recipe.seed
+    seed = stage.seed
 
     def train(first_step: int, lrs: Sequence[float]) -> Pending[Any]:
         return learner.train_supervised(
@@ -118,7 +122,7 @@ def _sft(run: SupervisedRun) -> dict[str, Any]:
         )
 
     context.learner_holds = None
-    summary = _train(run, SupervisedWork("policy", learner, manifest["rows"], train))
+    summary = _train(run, SupervisedWork("policy", learner, manifest["rows"], manifest["digest"], train))
     context.learner_holds = stage.folder / "hf"
     return summary | {"rows": manifest["rows"], "dropped": manifest["about"]}
 
@@ -127,18 +131,20 @@ def _dpo(run: SupervisedRun) -> dict[str, Any]:
     context, stage = run.context, run.stage
     settings = stage.stage
     assert isinstance(settings, DpoStage)
-    folder, num_pairs = _pairs(context, settings, stage.folder)
+    folder, num_pairs, digest = _pairs(context, settings, stage.folder)
     policy = context.policy_folder(settings.policy)
-    reference = _reference_logprobs(context, settings, folder, policy) if settings.loss.needs_reference else None
+    reference = None
+    if settings.loss.needs_reference:  # put once: as an argument it would be copied for every rank at every call
+        reference = ray.put(_reference_logprobs(context, settings, folder, policy))
     context.load_policy(policy, settings.learner)
     learner = context.crew.learner
 
     def train(first_step: int, lrs: Sequence[float]) -> Pending[Any]:
-        steps = _pair_steps(context, settings, first_step, lrs)
+        steps = PairSteps(first_step, lrs, settings.batch_size, stage.seed)
         return learner.train_preferences(str(folder), steps, settings.loss, reference=reference)
 
     context.learner_holds = None
-    summary = _train(run, SupervisedWork("policy", learner, num_pairs, train))
+    summary = _train(run, SupervisedWork("policy", learner, num_pairs, digest, train))
     context.learner_holds = stage.folder / "hf"
     return summary | {"pairs": num_pairs}
 
@@ -147,15 +153,16 @@ def _reward(run: SupervisedRun) -> dict[str, Any]:
     context, stage = run.context, run.stage
     settings = stage.stage
     assert isinstance(settings, RewardStage)
-    folder, num_pairs = _pairs(context, settings, stage.folder)
+    folder, num_pairs, digest = _pairs(context, settings, stage.folder)
     policy = context.policy_folder(settings.policy)
     value = context.crew.value
     context.await_load(value.load(context.policy_settings(policy), settings.learner), "the reward model")
 
     def train(first_step: int, lrs: Sequence[float]) -> Pending[Any]:
-        return value.train_reward(str(folder), _pair_steps(context, settings, first_step, lrs), settings.loss)
+        steps = PairSteps(first_step, lrs, settings.batch_size, stage.seed)
+        return value.train_reward(str(folder), steps, settings.loss)
 
-    summary = _train(run, SupervisedWork("reward model", value, num_pairs, train))
+    summary = _train(run, SupervisedWork("reward model", value, num_pairs, digest, train))
     context.value_holds = stage.folder / "hf"
     scores = value.pair_scores(str(folder)).get()
     return summary | {"pairs": num_pairs, "pair_accuracy": float((scores[:, 0] > scores[:, 1]).mean())}
@@ -168,7 +175,8 @@ def _train(run: SupervisedRun, work: SupervisedWork) -> dict[str, Any]:
     assert isinstance(settings, SupervisedStage)
     total = total_steps(settings, work.num_rows)
     guard = StepGuard(settings.safety.max_skipped_in_a_row)
-    step = resume(stage, work.group, guard)
+    rows = {"data": work.data, "seed": stage.seed, "batch_size": settings.batch_size}
+    step = resume(stage, work.group, guard, rows)
     num_steps = 1
     metrics: dict[str, float] = {}
     while step < total:
@@ -189,7 +197,7 @@ def _train(run: SupervisedRun, work: SupervisedWork) -> dict[str, Any]:
         step = until
         num_steps = max(1, min(2 * num_steps, int(SECONDS_A_CALL / seconds)))
         if settings.checkpoint.every and step % settings.checkpoint.every == 0 and step < total:
-            save(run, work.group, guard, step)
+            save(run, work.group, guard, step, rows)
         committer.poll()
         context.flush_trace()
     committer.wait()
@@ -220,8 +228,18 @@ def restart_metrics(run: SupervisedRun) -> dict[str, float]:
     return restarts | {"perf/rollbacks": float(run.num_rollbacks)}
 
 
-def resume(stage: StageContext, group: ModelGroup, guard: StepGuard) -> int:
-    """Goes on from the newest intact checkpoint of the stage, or begins it; gives the number of steps it holds."""
+def resume(stage: StageContext, group: ModelGroup, guard: StepGuard, rows: dict[str, Any]) -> int:
+    """Goes on from the newest intact checkpoint of the stage, or begins it; gives the number of steps it holds.
+
+    Args:
+        stage: of a run.
+        group: gets the checkpoint's model.
+        guard: goes on counting.
+        rows: what decides which rows a step's number stands for.
+
+    Raises:
+        CheckpointError: steps of the checkpoint stand for other rows.
+    """
     found = stage.checkpoints.recover()
     for problem in found.passed_over:
         print(f"passed over a damaged checkpoint: {problem}", flush=True)
@@ -229,15 +247,23 @@ def resume(stage: StageContext, group: ModelGroup, guard: StepGuard) -> int:
     if checkpoint is None:
         stage.tracker.restore(stage.beginning)
         return 0
-    group.restore(str(checkpoint.path / "model")).get()
     metadata: Any = checkpoint.manifest.metadata
+    if changed := [
+        f"{name} {metadata['rows'][name]} -> {now}" for name, now in rows.items() if metadata["rows"][name] != now
+    ]:
+        raise CheckpointError(
+            "the checkpoint was trained with other rows in its steps: some would be repeated, others skipped",
+            value=", ".join(changed),
+            fix=f"bring the data and settings back, or begin the stage again with --from {stage.stage.label}",
+        )
+    group.restore(str(checkpoint.path / "model")).get()
     guard.restore(metadata["guard"])
     stage.tracker.restore(metadata["tracker"])
     print(f"resumed {stage.stage.label} after step {checkpoint.step}", flush=True)
     return checkpoint.step
 
 
-def save(run: SupervisedRun, group: ModelGroup, guard: StepGuard, step: int) -> None:
+def save(run: SupervisedRun, group: ModelGroup, guard: StepGuard, step: int, rows: dict[str, Any]) -> None:
     """One transactional checkpoint; it is written and committed while training goes on."""
     stage = run.stage
     run.committer.wait()
@@ -245,7 +271,7 @@ def save(run: SupervisedRun, group: ModelGroup, guard: StepGuard, step: int) -> 
     try:
         deadline_s = commit_deadline_s(run.context.recipe.cluster)
         wait_for_state = save_states({"model": group}, transaction.folder, deadline_s=deadline_s)
-        metadata = {"guard": guard.state(), "tracker": stage.tracker.position()}
+        metadata = {"guard": guard.state(), "tracker": stage.tracker.position(), "rows": rows}
     except BaseException:
         transaction.cancel()
         raise
@@ -262,14 +288,17 @@ def _build_store(context: RunContext, settings: Any, folder: Path, layout: str) 
     return context.result(ref, what="tokenising the data")
 
 
-def _pairs(context: RunContext, settings: RewardStage | DpoStage, folder: Path) -> tuple[Path, int]:
+def _pairs(context: RunContext, settings: RewardStage | DpoStage, folder: Path) -> tuple[Path, int, str]:
+    """The store of the stage's pairs, how many there are, and their digest."""
     if settings.data.source:
         store = folder / "data"
-        return store, _build_store(context, settings, store, "pairs")["rows"] // 2
+        manifest = _build_store(context, settings, store, "pairs")
+        return store, manifest["rows"] // 2, manifest["digest"]
     store = pairs_folder(context, settings.pairs or PREVIOUS)
     from rlsys.data.token_store import PairStore
 
-    return store, len(PairStore(store))
+    pairs = PairStore(store)
+    return store, len(pairs), pairs.digest
 
 
 def _reference_logprobs(context: RunContext, settings: DpoStage, folder: Path, policy: Path | None) -> Any:
@@ -287,9 +316,3 @@ def _reference_logprobs(context: RunContext, settings: DpoStage, folder: Path, p
             logprobs = reference.pair_logprobs(str(folder)).get()
         kept.write(logprobs)
     return logprobs
-
-
-def _pair_steps(
-    context: RunContext, settings: RewardStage | DpoStage, first_step: int, lrs: Sequence[float]
-) -> PairSteps:
-    return PairSteps(first_step, lrs, settings.batch_size, context.recipe.seed)

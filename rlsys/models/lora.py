@@ -36,9 +36,12 @@ def add_adapters(model: PreTrainedModel, settings: LoraSettings, seed: int) -> N
         inject_adapter_in_model(config, model, adapter_name=_ADAPTER)
     except ValueError as error:
         raise RecipeError(f"learner.lora.target_modules: {error}", value=settings.target_modules) from error
-    for name, parameter in model.named_parameters():
+    for name, module in model.named_modules():
         if ".lora_A." in name:
-            draw(parameter, settings.rank**-0.5, f"{seed}/{name}")
+            assert isinstance(module, nn.Linear)
+            # As wide as peft's own, a uniform draw of this deviation: learning rates that others publish mean the same.
+            draw(module.weight, (3 * module.in_features) ** -0.5, f"{seed}/{name}.weight")
+    for name, parameter in model.named_parameters():
         if name.startswith("score."):
             parameter.requires_grad_(True)
 

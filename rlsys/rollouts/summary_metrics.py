@@ -79,9 +79,3 @@ def staleness_metrics(groups: Iterable[GroupSummary], version: PolicyVersion, *,
         "staleness/max_steps": float(max(ages)),
         "staleness/dropped": float(num_dropped),
     }
-
-
-def failed_verdict_frac(groups: Iterable[GroupSummary]) -> float:
-    """Share of verdicts that are time-outs or errors; 0 without verdicts."""
-    masked = [verdict.masked for group in groups for sample in group.verdicts for verdict in sample]
-    return float(np.mean(masked)) if masked else 0.0

@@ -77,7 +77,7 @@ def fault_context(folder: Path, *overrides: str) -> Iterator[RunContext]:
     recipe = fault_recipe(folder, *overrides)
     with running(recipe, folder / "run") as context:
         world = recipe.stage[0]
-        with stage_context(context, world, context.folder / "01-world") as stage:
+        with stage_context(context, world, context.folder / "01-world", 1) as stage:
             run_world(context, stage)
         context.done(world, context.folder / "01-world")
         yield context
@@ -88,7 +88,7 @@ def train(context: RunContext, name: str, **changes: Any) -> SimpleNamespace:
     settings = context.recipe.stage[1].model_copy(update={"name": name, **changes})
     folder = context.folder / name
     folder.mkdir(exist_ok=True)
-    with stage_context(context, settings, folder) as stage:
+    with stage_context(context, settings, folder, 2) as stage:
         summary = run_rlvr(context, stage)
     rows = [row for row in read_metrics(context.folder / "metrics.jsonl") if row["stage"] == name]
     return SimpleNamespace(summary=summary, rows=rows, ends=read_ends(folder), folder=folder, settings=settings)

@@ -74,8 +74,9 @@ def context(tmp_path_factory) -> Iterator[RunContext]:
 
 def straight_loop(context: RunContext, settings: RlvrStage, folder: Path) -> None:
     """What RLVR at staleness 0 does, in order, with nothing under way at the same time."""
-    crew, recipe, algorithm = context.crew, context.recipe, settings.algorithm
-    stream = PromptStream(read_prompts(context, settings, folder), recipe.seed)
+    crew, algorithm = context.crew, settings.algorithm
+    seed = hash_integers(context.recipe.seed, 2, bits=32)  # RLVR is the second stage
+    stream = PromptStream(read_prompts(context, settings, folder), seed)
     load_models(context, settings)
     handles = list(crew.workers)
     publication = PublicationSettings()
@@ -90,7 +91,7 @@ def straight_loop(context: RunContext, settings: RlvrStage, folder: Path) -> Non
             own = [ordinal for ordinal in ordinals if ordinal % len(handles) == place]
             prompts = [stream[ordinal] for ordinal in own]
             _, rollouts = handle.generate.remote(
-                prompts, num_samples=settings.samples, sampling=settings.sampling, seed=recipe.seed
+                prompts, num_samples=settings.samples, sampling=settings.sampling, seed=seed
             )
             summaries, experiences = next(iter(crew.verifiers)).verify.remote(prompts, rollouts)
             verified.append(summaries)
@@ -110,7 +111,7 @@ def straight_loop(context: RunContext, settings: RlvrStage, folder: Path) -> Non
             learning_rate(step, settings.learner.lr, settings.learner.schedule, total_steps=total)
             for step in range(first, first + steps)
         ]
-        common = {"lrs": rates, "seed": hash_integers(recipe.seed, batch, bits=32), "oldest_version": batch}
+        common = {"lrs": rates, "seed": hash_integers(seed, batch, bits=32), "oldest_version": batch}
         crew.value.train_value(shards, algorithm, returns=returns, old_values=values, **common).get()
         crew.learner.train_policy(
             shards, algorithm, advantages=advantages, proximal=proximal, reference=reference,

@@ -89,15 +89,18 @@ def test_adapters_train_as_in_float64_and_leave_merged(ranks: Ranks, zero_stage:
 
 
 def first_factors(seed: int, adapted: torch.nn.Module) -> dict[str, np.ndarray]:
-    """Give the oracle the factors that the ranks draw, and tell them."""
+    """Give the oracle the factors that the ranks draw, which are as wide as its own, and tell them."""
     from rlsys.models.loading import draw
 
-    drawn = {}
+    drawn, widths = {}, []
     for name, parameter in adapted.named_parameters():
         if ".lora_A." in name:
             inner = name.removeprefix("base_model.model.")
-            draw(parameter, LORA.rank**-0.5, f"{seed}/{inner}")
+            std = (3 * parameter.shape[1]) ** -0.5
+            widths.append((parameter.detach() / std).flatten().numpy())
+            draw(parameter, std, f"{seed}/{inner}")
             drawn[inner.removesuffix(".lora_A.default.weight")] = parameter.detach().double().numpy()
+    assert np.std(np.concatenate(widths)) == pytest.approx(1.0, rel=0.1), "peft's own deviation"
     return drawn
 
 

@@ -58,7 +58,7 @@ def train(context: RunContext, name: str) -> SimpleNamespace:
     settings = context.recipe.stage[0].model_copy(update={"name": name})
     folder = context.folder / name
     folder.mkdir()
-    with stage_context(context, settings, folder) as stage:
+    with stage_context(context, settings, folder, 1) as stage:
         run_sft(context, stage)
     rows = [row for row in read_metrics(context.folder / "metrics.jsonl") if row["stage"] == name]
     return SimpleNamespace(rows=rows, folder=folder)

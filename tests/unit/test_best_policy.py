@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from launch import rlvr_run as rlvr_run_module
+from launch.context import RunContext
 from launch.rlvr_run import RlvrRun
 from rlsys.checkpoint.policy_exports import PolicyExports
 from rlsys.telemetry.trace import SpanRecorder
@@ -34,7 +35,8 @@ def exported(
     """The step whose weights are in hf/, of a run whose development sets score so at each evaluated step."""
     learner = Learner()
     run: Any = object.__new__(RlvrRun)
-    run.context = SimpleNamespace(spans=SpanRecorder("driver"), crew=SimpleNamespace(learner=learner))
+    run.context = object.__new__(RunContext)
+    run.context.spans, run.context.crew = SpanRecorder("driver"), SimpleNamespace(learner=learner)
     evaluation = SimpleNamespace(every=every, temperatures=(1.0, 0.0))
     run.settings = SimpleNamespace(batches=batches, evaluation=evaluation, checkpoint=SimpleNamespace(every=0))
     names = ("sums", "writing")[: max(map(len, scores.values()), default=0)]
@@ -52,7 +54,9 @@ def exported(
 
     monkeypatch.setattr(rlvr_run_module, "evaluate", evaluate)
     for learner.step in range(1, batches + 1):
-        metrics = run.evaluate_if_due(learner.step)
+        seconds: dict[str, float] = {}
+        metrics = run.evaluate_if_due(learner.step, seconds)
+        assert list(seconds) == ["time/evaluate_s"] * bool(metrics)
         assert [metrics[f"eval/{name}/accuracy@T1"] for name in names if metrics] == list(scores.get(learner.step, ()))
     assert measured == list(scores)
     run.finish_exports()

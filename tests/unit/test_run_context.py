@@ -1,12 +1,17 @@
 """What a run knows of the weights that its groups hold."""
 
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from launch import recipe as recipe_module
 from launch.context import RunContext
+from rlsys.recipe.stages import EvaluateStage
+from rlsys.rollouts.sampling_engine_settings import EngineSettings
+from rlsys.telemetry.trace import SpanRecorder
 
 SFT, DPO = Path("01-sft/hf"), Path("02-dpo/hf")
 
@@ -56,3 +61,51 @@ def test_a_stage_that_trains_publishes_what_its_learner_has(context: Any, calls:
     context.learner_holds = context.engines_hold = None
     context.reinforce()
     assert calls == [("publish", 0)]
+
+
+def test_without_a_learner_the_recipes_own_model_comes_back(monkeypatch: pytest.MonkeyPatch):
+    """An evaluation of another model may come before one of the recipe's."""
+    context: Any = object.__new__(RunContext)
+    context.recipe = SimpleNamespace(trains_policy=False)
+    own = EngineSettings("base", (1,), load_format="safetensors")
+    context.crew, context.engines_hold = SimpleNamespace(engine=own), None
+    swapped: list[str] = []
+
+    def swap(engine: EngineSettings) -> None:
+        swapped.append(engine.model)
+        context.engines_hold = None
+
+    monkeypatch.setattr(context, "swap_engines", swap)
+    for folder in (None, Path("other"), Path("other"), None, None):
+        context.bring_policy(folder)
+    assert swapped == ["other", "base"] and context.engines_hold is None
+
+
+def test_an_evaluation_that_was_interrupted_brings_the_policy_that_its_stage_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """`done.json` is there before anything is measured, and the topology is not run again."""
+    brought: list[Any] = []
+    settings = {"test": {"test": "rows.jsonl"}}
+    stage = EvaluateStage(kind="evaluate", policy="model", evaluation=settings)  # pyright: ignore[reportArgumentType]
+    context: Any = SimpleNamespace(
+        recipe=SimpleNamespace(stage_number=lambda label: 1),
+        spans=SpanRecorder("driver"),
+        done=lambda *_: None,
+        policy_folder=Path,
+        bring_policy=brought.append,
+    )
+
+    @contextmanager
+    def stage_context(*_: Any) -> Any:
+        yield SimpleNamespace(stage=stage, folder=tmp_path, tracker=SimpleNamespace(log=lambda *_: None))
+
+    monkeypatch.setattr(recipe_module, "stage_context", stage_context)
+    monkeypatch.setattr(recipe_module, "stage_modules", lambda _: ())
+    monkeypatch.setattr(recipe_module, "load_sets", lambda *_, **__: [])
+    monkeypatch.setattr(recipe_module, "evaluate", lambda *_, **__: {"eval/test/accuracy@T1": 0.5})
+    finished: list[dict[str, Any]] = []
+    folder: Any = SimpleNamespace(result={"seconds": 1.0}, path=tmp_path, finish=finished.append)
+    result = recipe_module.run_stage(context, stage, folder)
+    assert brought == [Path("model")]
+    assert result["evaluation"] == {"eval/test/accuracy@T1": 0.5} and finished == [result]

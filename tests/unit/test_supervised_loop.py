@@ -10,7 +10,7 @@ from launch import supervised
 from launch.supervised import SupervisedRun, SupervisedWork, _supervise, _train
 from rlsys.algorithms.step_guard import StepReport
 from rlsys.checkpoint.checkpoint_store import CheckpointStore
-from rlsys.errors import ActorError, DataError, TrainingError
+from rlsys.errors import ActorError, CheckpointError, DataError, TrainingError
 from rlsys.recipe.stages import SftStage
 from rlsys.telemetry.names import describe
 from rlsys.telemetry.trace import SpanRecorder
@@ -95,10 +95,13 @@ def run(
     deaths: list[int] | None = None,
     limit: int = 20,
     every: int = 2,
+    batch_size: int = 1,
+    data: str = "digest",
+    seed: int = 7,
 ) -> tuple[Number, list[dict[str, Any]]]:
     """A stage of one epoch; gives the model and the lines of metrics.jsonl, also when it raises."""
     safety, checkpoint = {"max_skipped_in_a_row": 3}, {"every": every, "background": False}
-    settings = SftStage(**SFT, safety=safety, checkpoint=checkpoint)
+    settings = SftStage(**SFT | {"batch_size": batch_size}, safety=safety, checkpoint=checkpoint)
     model = Number(faults or {}, deaths or [])
     cluster = SimpleNamespace(operation_timeout_s=10.0)
     context: Any = SimpleNamespace(
@@ -107,14 +110,14 @@ def run(
     )  # fmt: skip
     tracker = JsonlTracker(folder / "metrics.jsonl", stage="sft")
     stage: Any = SimpleNamespace(
-        stage=settings, folder=folder, tracker=tracker, checkpoints=CheckpointStore(folder / "checkpoints"),
+        stage=settings, seed=seed, folder=folder, tracker=tracker, checkpoints=CheckpointStore(folder / "checkpoints"),
         beginning={"bytes": 0},
     )  # fmt: skip
 
     def topology(of: SupervisedRun) -> dict[str, Any]:
         model.weights = 0  # as a load does
         group: Any = model
-        return _train(of, SupervisedWork("policy", group, 8, model.train))  # pyright: ignore[reportArgumentType]
+        return _train(of, SupervisedWork("policy", group, 8, data, model.train))  # pyright: ignore[reportArgumentType]
 
     _supervise(context, stage, topology)
     return model, list(read_metrics(folder / "metrics.jsonl"))
@@ -138,6 +141,23 @@ def test_a_resume_goes_on_with_the_guards_row(tmp_path: Path):
     with pytest.raises(TrainingError, match=r"3 updates of the policy .*'all_masked': 1, 'loss_not_finite': 2"):
         run(tmp_path, faults=faults)
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"batch_size": 2}, "batch_size 1 -> 2"),
+        ({"data": "other"}, "data digest -> other"),
+        ({"seed": 8}, "seed 7 -> 8"),
+    ],
+)
+def test_a_resume_whose_steps_would_stand_for_other_rows_is_refused(tmp_path: Path, changes: dict[str, Any], told: str):
+    with pytest.raises(ActorError):
+        run(tmp_path, deaths=[5], limit=0)
+    with pytest.raises(CheckpointError, match=f"other rows in its steps.*{told}.*--from sft"):
+        run(tmp_path, **changes)
+    model, rows = run(tmp_path)
+    assert model.weights == sum(range(8)) and [row["step"] for row in rows] == list(range(1, 9))
 
 
 def test_dead_ranks_take_the_stage_back_to_its_last_checkpoint(tmp_path: Path):
