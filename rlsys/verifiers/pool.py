@@ -19,7 +19,6 @@ from rlsys.errors import DataError, VerifierError
 from rlsys.types import Verdict
 from rlsys.verifiers.broker import BACKSTOP_GRACE_S, READY_LINE, broker_arguments
 from rlsys.verifiers.judgement import VerifyMode
-from rlsys.verifiers.latency import VerifierStats
 from rlsys.verifiers.scoring import CHECK_MODE, SLICE_S, ScoringLimits
 
 START_LIMIT_S = 120.0
@@ -56,7 +55,6 @@ class VerifyRequest:
 class _Asked:
     verifier: str
     line: bytes
-    counted: bool
     future: Future[Verdict] = field(default_factory=Future)
 
 
@@ -93,7 +91,6 @@ class VerifierPool:
         self._next_id = 0
         self._restarts = 0
         self._closed = False
-        self._stats: dict[str, VerifierStats] = {}
         self.last_sign_of_life = time.monotonic()
         """When the processes last gave a verdict, were started, or were asked while they had nothing to do."""
         self.stall_limit_s = wall_limit_s + SLICE_S + 3 * BACKSTOP_GRACE_S
@@ -145,12 +142,6 @@ class VerifierPool:
         verdicts = [future.result() for future in futures]
         return [None if v.outcome == "correct" else str(v.detail.get("refused", dict(v.detail))) for v in verdicts]
 
-    def take_stats(self) -> dict[str, VerifierStats]:
-        """Counts and latencies by verifier since the last call."""
-        with self._lock:
-            stats, self._stats = self._stats, {}
-        return stats
-
     def close(self) -> None:
         """Ends all processes. Requests that are still open become errors."""
         with self._lock:
@@ -172,7 +163,7 @@ class VerifierPool:
                 self.last_sign_of_life = time.monotonic()
             lines = []
             for request, payload in zip(asked, payloads, strict=True):
-                one = _Asked(request[0], b"%d %s\n" % (self._next_id, payload), request[3] != CHECK_MODE)
+                one = _Asked(request[0], b"%d %s\n" % (self._next_id, payload))
                 one.future.set_running_or_notify_cancel()
                 self._asked[self._next_id] = one
                 self._next_id += 1
@@ -256,8 +247,6 @@ class VerifierPool:
                 if asked is not None:
                     outcome, score, seconds, detail = json.loads(result)
                     verdict = Verdict(asked.verifier, outcome, score, seconds, detail)
-                    if asked.counted:
-                        self._stats.setdefault(asked.verifier, VerifierStats()).add(verdict)
                     settled.append((asked.future, verdict))
         for future, verdict in settled:
             future.set_result(verdict)

@@ -158,16 +158,6 @@ def test_ground_truths_are_checked_in_the_scoring_processes(pool: VerifierPool):
     assert problems[1] is not None and "must be a number" in problems[1]
 
 
-def test_statistics_are_counted_and_reset(pool: VerifierPool):
-    pool.take_stats()
-    pool.verify_many([good(n) for n in range(30)] + [rogue("spin")])
-    stats = pool.take_stats()
-    assert stats["rogue_by_word"].outcomes == Counter(correct=30, timeout=1)
-    assert stats["rogue_by_word"].failed_frac == pytest.approx(1 / 31)
-    assert stats["rogue_by_word"].latency.quantile(1.0) == pytest.approx(CPU_LIMIT_S, rel=0.13)
-    assert pool.take_stats() == {}
-
-
 def test_results_are_also_had_as_they_are_ready_and_without_blocking(pool: VerifierPool):
     requests = [rogue("spin"), *(good(n) for n in range(40))]
     order = [index for index, _ in pool.verify_as_completed(requests)]
