@@ -30,7 +30,8 @@ def add_parsers(subparsers: Any) -> None:
         parser = subparsers.add_parser(name, help=what, description=f"Will {what}. Run again, it goes on.")
         parser.add_argument("settings", type=Path, help="a TOML file; docs/data.md shows one")
         parser.add_argument("--write", type=Path, required=True, metavar="FOLDER", help="where rows and answers go")
-        parser.add_argument("--verifiers", type=int, default=2, metavar="N", help="scoring processes; default 2")
+        if name == "personas":
+            parser.add_argument("--verifiers", type=int, default=2, metavar="N", help="scoring processes; default 2")
 
 
 def run_personas(arguments: argparse.Namespace) -> int:
