@@ -136,9 +136,7 @@ async def _local_writer(settings: "WriterSettings", seed: int) -> "AsyncIterator
         texts = RolloutTexts(
             [worker], settings.local_model, sampling=sampling, seed=seed, timeout_s=settings.deadline_s
         )
-        yield LocalBackend(
-            texts, name=settings.local_model, render=lambda question: question, deadline_s=settings.deadline_s
-        )
+        yield LocalBackend(texts, name=settings.local_model, deadline_s=settings.deadline_s)
     finally:
         ray.kill(worker)
         if started:
