@@ -211,7 +211,6 @@ def test_processes_die_with_the_one_that_uses_them():
         "import sys; from rlsys.verifiers.pool import *\n"
         "pool = VerifierPool(2, cpu_limit_s=60.0, modules=['rogue_verifiers'])\n"
         "pool.submit([VerifyRequest('rogue_by_word', '', 'spin')] * 2)\n"
-        "pool.verify_many([VerifyRequest('gsm8k', '1', '1')] * 0)\n"
         "print(pool.broker_pid, flush=True); sys.stdin.read()"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
