@@ -318,7 +318,7 @@ class Crew:
         cpus = self._plan.verifier[0].cpus
         create: Any = VerifierWorker.options(num_cpus=cpus)  # pyright: ignore[reportAttributeAccessIssue]
         verifier = create.remote(verifier_settings(self._recipe), self._tokenizer)
-        return verifier, verifier.stats.remote()
+        return verifier, verifier.health.remote()
 
     def _roster(self, kind: str, create: Callable[[int], tuple[Any, Any]], *, size: int, **options: Any) -> Roster:
         roster = Roster(

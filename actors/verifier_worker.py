@@ -19,7 +19,6 @@ from rlsys.recipe.verifiers import VerifierSettings
 from rlsys.rollouts.staleness import version_range
 from rlsys.types import Experience, GroupSummary, Prompt, Rollout, Verdict
 from rlsys.verifiers.judgement import VerifyMode
-from rlsys.verifiers.latency import stats_metrics
 from rlsys.verifiers.pool import VerifierPool, VerifyRequest
 from rlsys.verifiers.reward import response_reward
 
@@ -114,10 +113,6 @@ class Verifying:
         waited_s = time.monotonic() - max(since, self._pool.last_sign_of_life)
         return max(0.0, waited_s - self._pool.stall_limit_s)
 
-    def stats(self) -> dict[str, float]:
-        """Metrics since the last call: outcome shares and latency p50/p99 by verifier, and the alarm."""
-        return stats_metrics(self._pool.take_stats(), alarm_failed_frac=self._settings.alarm_failed_frac)
-
     def close(self) -> None:
         """Ends the pool's processes."""
         self._pool.close()
@@ -195,10 +190,6 @@ class VerifierWorker:
         """As `Verifying.stuck_s`; does not wait for verdicts under way."""
         return self._verifying.stuck_s()
 
-    def stats(self) -> dict[str, float]:
-        """Metrics since the last call."""
-        return self._verifying.stats()
-
     def close(self) -> None:
-        """Ends the pool's processes; the actor answers nothing but `stats` afterwards."""
+        """Ends the pool's processes; the actor verifies nothing afterwards."""
         self._verifying.close()

@@ -69,7 +69,6 @@ class EngineTurns:
             backend = LocalBackend(
                 texts,
                 name=model.name,
-                render=lambda question: question,
                 batch_size=model.batch_size * num_engines,
                 # A batch that lost a worker waits for another one and is sampled again.
                 deadline_s=3 * (model.timeout_s + self._context.recipe.cluster.start_timeout_s),

@@ -17,7 +17,7 @@ from launch.sampling import groups_per_call, sample_all
 from rlsys.errors import DataError
 from rlsys.recipe.stages import PreferencesStage
 from rlsys.rollouts.prompt_stream import PromptStream
-from rlsys.rollouts.summary_metrics import rollout_metrics
+from rlsys.rollouts.summary_metrics import rollout_metrics, verdict_metrics
 from rlsys.types import GroupSummary
 
 
@@ -42,8 +42,7 @@ def run_preferences(context: RunContext, stage: StageContext) -> dict[str, Any]:
             value=manifest["about"],
             fix="use harder or easier prompts, more of them, or more samples",
         )
-    metrics = rollout_metrics(summaries)
-    stage.tracker.log(1, metrics)
+    stage.tracker.log(1, rollout_metrics(summaries) | verdict_metrics(summaries))
     return {"prompts": num_prompts, "pairs": manifest["rows"] // 2, "groups": manifest["about"]}
 
 

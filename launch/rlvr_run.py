@@ -143,7 +143,8 @@ class RlvrRun:
         summaries = [group.summary for group in groups]
         dropped = self.ledger.counters["over_age_dropped"]
         metrics = rollout_metrics(summaries) | staleness_metrics(summaries, batch.index, num_dropped=dropped) | update
-        metrics |= self._verdict_metrics()
+        # Of the batch itself where nothing was judged since the last step: its groups were sampled ahead.
+        metrics |= verdict_metrics(summaries) | self._verdict_metrics()
         metrics["policy/canary_gap"] = self.context.take_canary_gap()
         metrics["perf/rollbacks"] = self.num_rollbacks
         metrics["perf/rollout_workers"] = len(self.context.crew.workers.serving)

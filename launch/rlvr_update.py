@@ -148,9 +148,8 @@ class Update:
             )
 
     def _note_time(self, name: str) -> None:
-        key = {"proximal": "proximal", "reference": "reference", "values": "values"}.get(name)
-        if key is not None:
-            self._seconds[f"time/{key}_s"] = time.perf_counter() - self._started
+        if name in ("proximal", "reference", "values"):
+            self._seconds[f"time/{name}_s"] = time.perf_counter() - self._started
 
     def _finish(self) -> None:
         run = self._run

@@ -30,7 +30,8 @@ def add_parsers(subparsers: Any) -> None:
         parser = subparsers.add_parser(name, help=what, description=f"Will {what}. Run again, it goes on.")
         parser.add_argument("settings", type=Path, help="a TOML file; docs/data.md shows one")
         parser.add_argument("--write", type=Path, required=True, metavar="FOLDER", help="where rows and answers go")
-        parser.add_argument("--verifiers", type=int, default=2, metavar="N", help="scoring processes; default 2")
+        if name == "personas":
+            parser.add_argument("--verifiers", type=int, default=2, metavar="N", help="scoring processes; default 2")
 
 
 def run_personas(arguments: argparse.Namespace) -> int:
@@ -135,9 +136,7 @@ async def _local_writer(settings: "WriterSettings", seed: int) -> "AsyncIterator
         texts = RolloutTexts(
             [worker], settings.local_model, sampling=sampling, seed=seed, timeout_s=settings.deadline_s
         )
-        yield LocalBackend(
-            texts, name=settings.local_model, render=lambda question: question, deadline_s=settings.deadline_s
-        )
+        yield LocalBackend(texts, name=settings.local_model, deadline_s=settings.deadline_s)
     finally:
         ray.kill(worker)
         if started:

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from rlsys.errors import ActorError
 from rlsys.types import Message
@@ -30,10 +30,10 @@ class Answer:
 
 
 class TextGenerator(Protocol):
-    """Anything that turns prompts into texts, such as a rollout worker's engine."""
+    """Anything that turns questions into texts, such as a rollout worker's engine."""
 
-    def generate_text(self, prompts: Sequence[Any], /) -> Sequence[str]:
-        """One text a prompt, in their order."""
+    def generate_text(self, questions: Sequence[Question], /) -> Sequence[str]:
+        """One text a question, in their order."""
         ...
 
 
@@ -50,13 +50,8 @@ class TextBackend(Protocol):
         ...
 
 
-def last_content(question: Question) -> str:
-    """The text of the question's last message, for generators that take plain text."""
-    return question.messages[-1]["content"]
-
-
 class LocalBackend:
-    """A model on an engine of ours: batches of prompts in, texts out, in a thread, each batch with a deadline.
+    """A model on an engine of ours: batches of questions in, texts out, in a thread, each batch with a deadline.
 
     A batch that fails is asked again in halves, so that a question that the engine cannot take fails alone. What fails
     or is late is a failure, never an answer. Where no engine is left (ActorError) nothing more is asked.
@@ -64,7 +59,6 @@ class LocalBackend:
     Args:
         generator: the engine.
         name: of its model.
-        render: from a question to what the generator takes; the text of its last message unless given.
         batch_size: questions at a time.
         deadline_s: of one batch, in seconds.
     """
@@ -74,11 +68,10 @@ class LocalBackend:
         generator: TextGenerator,
         *,
         name: str,
-        render: Callable[[Question], Any] = last_content,
         batch_size: int = 256,
         deadline_s: float = 600.0,
     ) -> None:
-        self._generator, self._name, self._render = generator, name, render
+        self._generator, self._name = generator, name
         self._batch_size, self._deadline_s = batch_size, deadline_s
         self.failures: Counter[str] = Counter()
         """Batches by what went wrong."""
@@ -100,10 +93,9 @@ class LocalBackend:
                 yield question, answer
 
     async def _answer(self, batch: list[Question]) -> list[Answer]:
-        prompts = [self._render(question) for question in batch]
         try:
             async with asyncio.timeout(self._deadline_s):
-                texts = await asyncio.to_thread(self._generator.generate_text, prompts)
+                texts = await asyncio.to_thread(self._generator.generate_text, batch)
         except TimeoutError:
             failure = "timeout"
         except ActorError:

@@ -79,7 +79,7 @@ async def write_from_personas(
         settings: personas, tasks, counts.
         writer: the model that writes and answers.
         verify: judges model text in processes that can be killed.
-        folder: gets answers.jsonl, rows.jsonl, data_card.json and data_card.md.
+        folder: gets answers.jsonl, rows.jsonl and data_card.json.
 
     Raises:
         DataError: no persona, or no row is left at the end.

@@ -11,10 +11,10 @@ from rlsys.types import GroupSummary, PolicyVersion
 
 
 def rollout_metrics(groups: Sequence[GroupSummary]) -> dict[str, float]:
-    """Rewards, verdicts, lengths of verified groups, by the names of `rlsys.telemetry.names`.
+    """Rewards and lengths of verified groups, by the names of `rlsys.telemetry.names`.
 
     Args:
-        groups: at least one; samples with a masked verdict are left out of rewards and counted by verifier.
+        groups: at least one; samples with a masked verdict are left out of rewards.
     """
     rewards = np.array([reward for group in groups for reward in group.rewards], np.float64)
     kept = rewards[~np.isnan(rewards)]
@@ -26,7 +26,6 @@ def rollout_metrics(groups: Sequence[GroupSummary]) -> dict[str, float]:
         "rollout/length/max": float(lengths.max()),
         "rollout/truncated_frac": float(truncated),
         "rollout/informative_groups_frac": float(np.mean(informative)),
-        "reward/missing_eos_frac": float(truncated),
     }
     if len(kept):
         metrics |= {
@@ -38,7 +37,7 @@ def rollout_metrics(groups: Sequence[GroupSummary]) -> dict[str, float]:
     scores = np.array([score for group in groups for score in group.reward_model_scores], np.float64)
     if len(scores):
         metrics |= {"reward/reward_model/mean": float(scores.mean()), "reward/reward_model/std": float(scores.std())}
-    return metrics | verdict_metrics(groups)
+    return metrics
 
 
 def verdict_metrics(groups: Iterable[GroupSummary]) -> dict[str, float]:

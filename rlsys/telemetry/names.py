@@ -6,11 +6,10 @@ from functools import lru_cache
 
 METRICS: dict[str, str] = {
     "reward/{mean,std,max,min}": "score of a response, over responses that no failed verifier masks",
-    "reward/missing_eos_frac": "responses without an end token",
     "reward/reward_model/{mean,std}": "score of the reward model, before its weight",
-    "reward/<source>/{mean,std}": "the same for one verifier or source",
+    "reward/<verifier>/mean": "score by one verifier, 0 to 1, over the responses that it could judge",
     "verifier/<verifier>/{correct,wrong,unparsable,timeout,error}_frac": "share of verdicts with that outcome",
-    "verifier/alarm": "1 where too many of a verifier's verdicts are time-outs or errors",
+    "verifier/alarm": "1 where too many verdicts, of all verifiers together, are time-outs or errors",
     "verifier/latency_s/{p50,p99}": "seconds for one verdict",
     "rollout/length/{mean,max}": "response tokens, the end token included",
     "rollout/{truncated,informative_groups}_frac": "responses cut at the longest length; groups whose rewards differ",

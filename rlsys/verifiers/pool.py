@@ -1,6 +1,5 @@
 """The killable pool: verdicts on model text, from processes with hard limits on CPU time, wall time and memory."""
 
-import asyncio
 import contextlib
 import json
 import os
@@ -10,8 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, as_completed
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -19,8 +18,7 @@ from rlsys.errors import DataError, VerifierError
 from rlsys.types import Verdict
 from rlsys.verifiers.broker import BACKSTOP_GRACE_S, READY_LINE, broker_arguments
 from rlsys.verifiers.judgement import VerifyMode
-from rlsys.verifiers.latency import VerifierStats
-from rlsys.verifiers.scoring import CHECK_MODE, SLICE_S, ScoringLimits
+from rlsys.verifiers.scoring import SLICE_S, ScoringLimits
 
 START_LIMIT_S = 120.0
 STOP_LIMIT_S = 5.0
@@ -56,7 +54,6 @@ class VerifyRequest:
 class _Asked:
     verifier: str
     line: bytes
-    counted: bool
     future: Future[Verdict] = field(default_factory=Future)
 
 
@@ -93,7 +90,6 @@ class VerifierPool:
         self._next_id = 0
         self._restarts = 0
         self._closed = False
-        self._stats: dict[str, VerifierStats] = {}
         self.last_sign_of_life = time.monotonic()
         """When the processes last gave a verdict, were started, or were asked while they had nothing to do."""
         self.stall_limit_s = wall_limit_s + SLICE_S + 3 * BACKSTOP_GRACE_S
@@ -120,36 +116,27 @@ class VerifierPool:
             VerifierError: the pool is closed.
             DataError: a ground truth is no JSON value.
         """
-        return self._ask([(r.verifier, r.ground_truth, r.response, r.mode) for r in requests])
+        payloads = [_encode(request) for request in requests]
+        futures: list[Future[Verdict]] = []
+        with self._lock:
+            if self._closed:
+                raise VerifierError("the verifier pool is closed", fix="ask before leaving its `with` block")
+            if not self._asked:
+                self.last_sign_of_life = time.monotonic()
+            lines = []
+            for request, payload in zip(requests, payloads, strict=True):
+                one = _Asked(request.verifier, b"%d %s\n" % (self._next_id, payload))
+                one.future.set_running_or_notify_cancel()
+                self._asked[self._next_id] = one
+                self._next_id += 1
+                lines.append(one.line)
+                futures.append(one.future)
+            self._send(lines)
+        return futures
 
     def verify_many(self, requests: Sequence[VerifyRequest]) -> list[Verdict]:
         """The verdicts, in the order of the requests. Never raises for what a model wrote."""
         return [future.result() for future in self.submit(requests)]
-
-    def verify_as_completed(self, requests: Sequence[VerifyRequest]) -> Iterator[tuple[int, Verdict]]:
-        """Pairs of a request's index and its verdict, as they are ready."""
-        index_of = {future: index for index, future in enumerate(self.submit(requests))}
-        for future in as_completed(index_of):
-            yield index_of[future], future.result()
-
-    async def verify_async(self, requests: Sequence[VerifyRequest]) -> list[Verdict]:
-        """As `verify_many`, without blocking the event loop."""
-        return list(await asyncio.gather(*(asyncio.wrap_future(future) for future in self.submit(requests))))
-
-    def check_ground_truths(self, pairs: Sequence[tuple[str, Any]]) -> list[str | None]:
-        """For each (verifier, ground truth) why it is refused, None if it is fine. Run where a data set loads.
-
-        Ground truths are read in the scoring processes: one that hangs its parser is refused like any other.
-        """
-        futures = self._ask([(name, ground_truth, "", CHECK_MODE) for name, ground_truth in pairs])
-        verdicts = [future.result() for future in futures]
-        return [None if v.outcome == "correct" else str(v.detail.get("refused", dict(v.detail))) for v in verdicts]
-
-    def take_stats(self) -> dict[str, VerifierStats]:
-        """Counts and latencies by verifier since the last call."""
-        with self._lock:
-            stats, self._stats = self._stats, {}
-        return stats
 
     def close(self) -> None:
         """Ends all processes. Requests that are still open become errors."""
@@ -161,25 +148,6 @@ class VerifierPool:
         _stop(broker)
         self._reader.join(STOP_LIMIT_S)
         self._give_up("the pool was closed")
-
-    def _ask(self, asked: Sequence[tuple[str, Any, str, str]]) -> list[Future[Verdict]]:
-        payloads = [_encode(request) for request in asked]
-        futures: list[Future[Verdict]] = []
-        with self._lock:
-            if self._closed:
-                raise VerifierError("the verifier pool is closed", fix="ask before leaving its `with` block")
-            if not self._asked:
-                self.last_sign_of_life = time.monotonic()
-            lines = []
-            for request, payload in zip(asked, payloads, strict=True):
-                one = _Asked(request[0], b"%d %s\n" % (self._next_id, payload), request[3] != CHECK_MODE)
-                one.future.set_running_or_notify_cancel()
-                self._asked[self._next_id] = one
-                self._next_id += 1
-                lines.append(one.line)
-                futures.append(one.future)
-            self._send(lines)
-        return futures
 
     def _send(self, lines: Sequence[bytes]) -> None:
         """Writes to the broker. If it is dead, the reader notices and sends everything that is open again."""
@@ -256,8 +224,6 @@ class VerifierPool:
                 if asked is not None:
                     outcome, score, seconds, detail = json.loads(result)
                     verdict = Verdict(asked.verifier, outcome, score, seconds, detail)
-                    if asked.counted:
-                        self._stats.setdefault(asked.verifier, VerifierStats()).add(verdict)
                     settled.append((asked.future, verdict))
         for future, verdict in settled:
             future.set_result(verdict)
@@ -269,12 +235,15 @@ class VerifierPool:
             asked.future.set_result(Verdict(asked.verifier, "error", 0.0, 0.0, {"error": reason}))
 
 
-def _encode(request: tuple[str, Any, str, str]) -> bytes:
+def _encode(request: VerifyRequest) -> bytes:
     try:
-        return json.dumps(request).encode("ascii")
+        payload = [request.verifier, request.ground_truth, request.response, request.mode]
+        return json.dumps(payload).encode("ascii")
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"a ground truth is no JSON value ({error})", value=request[1], fix="use strings, numbers, lists and tables"
+            f"a ground truth is no JSON value ({error})",
+            value=request.ground_truth,
+            fix="use strings, numbers, lists and tables",
         ) from error
 
 

@@ -11,11 +11,6 @@ from rlsys.verifiers.judgement import Judgement
 from rlsys.verifiers.registry import verifier
 
 
-@verifier("rogue_echo")
-def echo(response, ground_truth, mode):
-    return response == ground_truth
-
-
 @verifier("rogue_by_word")
 def by_word(response, ground_truth, mode):
     """Does what the response says, so that one batch can hold every kind of misbehaviour."""

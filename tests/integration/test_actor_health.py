@@ -116,7 +116,7 @@ def test_a_verifier_waits_for_no_rollouts_that_are_still_sampled(tmp_path: Path)
     words = Tokenizer(models.WordLevel({"<unk>": 0, "yes": 1, "</s>": 2}, unk_token="<unk>"))
     PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>").save_pretrained(tmp_path)
     verifier = VerifierWorker.options(num_cpus=0).remote(VerifierSettings(workers=1), str(tmp_path))
-    ray.get(verifier.stats.remote(), timeout=120)
+    ray.get(verifier.health.remote(), timeout=120)
     prompts = [Prompt(7, "p", (), np.array([1], np.int32), (Check("string", "yes"),))]
     rollouts = [[Rollout(7, 0, np.array([1, 2], np.int32), np.zeros(2, np.float32), np.zeros(2, np.int32), "stop")]]
     late, _ = verifier.verify.remote(prompts, after.remote(5.0, rollouts))

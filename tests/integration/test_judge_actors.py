@@ -124,7 +124,7 @@ def test_texts_of_a_real_engine_depend_on_the_question_and_not_on_its_batch(mode
     assert len(set(together)) == 4, "the same prompt under another key is another sample"
 
     async def through_backend() -> list[str | None]:
-        backend = LocalBackend(texts, name="tiny", render=lambda question: question, batch_size=3)
+        backend = LocalBackend(texts, name="tiny", batch_size=3)
         return [answer.text async for _, answer in backend.answer_all(questions)]
 
     assert asyncio.run(through_backend()) == together

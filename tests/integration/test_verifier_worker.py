@@ -1,6 +1,5 @@
 """The verifier worker as a plain class and as a real Ray actor."""
 
-import json
 import math
 import os
 import time
@@ -16,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from actors.verifier_worker import VerifierWorker, Verifying, summarize
 from rlsys.recipe.verifiers import VerifierSettings
+from rlsys.rollouts.summary_metrics import failed_verdict_frac, verdict_metrics
 from rlsys.types import Check, FinishReason, Prompt, Rollout
 
 pytestmark = pytest.mark.integration
@@ -110,18 +110,16 @@ def test_several_checks_weigh_together_and_a_failed_one_masks(verifying: Verifyi
         [rollout(tokenizer, r"\boxed{4}", 0), rollout(tokenizer, r"It must be \boxed{4}", 1)],
         [rollout(tokenizer, "spin", 0), rollout(tokenizer, "raise", 1)],
     ]
-    verifying.stats()
     summaries, experiences = verifying.verify([two, hung], groups)
     assert [e.reward for e in experiences[0]] == [10.0, 7.5]
     assert all(math.isnan(e.reward) and e.masked for e in experiences[1])
     assert [e.verdicts[1].outcome for e in experiences[1]] == ["timeout", "error"]
     assert summaries[1].num_masked == 2 and all(map(math.isnan, summaries[1].rewards))
 
-    stats = verifying.stats()
-    assert stats["verifier/math/correct_frac"] == 0.5 and stats["verifier/rogue_by_word/timeout_frac"] == 0.5
-    assert stats["verifier/alarm"] == 1.0
-    assert stats["verifier/rogue_by_word/latency_s/p99"] == pytest.approx(SETTINGS.cpu_limit_s, rel=0.13)
-    assert verifying.stats() == {}
+    metrics = verdict_metrics(summaries)
+    assert metrics["verifier/math/correct_frac"] == 0.5 and metrics["verifier/rogue_by_word/timeout_frac"] == 0.5
+    assert failed_verdict_frac(summaries) == 2 / 8
+    assert summaries[1].verdicts[0][1].seconds == SETTINGS.cpu_limit_s
 
 
 def test_a_reward_model_scores_alone_or_is_added(verifying: Verifying, tokenizer: PreTrainedTokenizerFast):
@@ -202,7 +200,4 @@ def test_as_a_ray_actor_it_gives_the_same_verdicts(
     experiences = ray.get(experiences_ref, timeout=60)
     assert [e.reward for group in experiences for e in group] == [10.0, 0.0, 5.0, 10.0]
     np.testing.assert_array_equal(experiences[1][0].rollout.response_ids, groups[1][0].response_ids)
-    stats = ray.get(actor.stats.remote(), timeout=60)
-    assert stats["verifier/gsm8k/num_verdicts"] == 2.0
-    assert json.dumps(stats)
     ray.get(actor.close.remote(), timeout=60)

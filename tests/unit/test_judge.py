@@ -16,15 +16,16 @@ ASKED = ({"role": "system", "content": "Be brief."}, {"role": "user", "content":
 
 
 class _Generator:
-    """Answers each prompt as `say(prompt, how often it was asked about this response)`."""
+    """Answers a question's last message as `say(prompt, how often it was asked about this response)`."""
 
     def __init__(self, say: Callable[[str, int], str]) -> None:
         self.batches: list[list[str]] = []
         self._say = say
 
-    def generate_text(self, prompts: Sequence[str], /) -> list[str]:
+    def generate_text(self, questions: Sequence[Question], /) -> list[str]:
+        prompts = [question.messages[-1]["content"] for question in questions]
         about = [response_in(prompt) for batch in self.batches for prompt in batch]
-        self.batches.append(list(prompts))
+        self.batches.append(prompts)
         return [self._say(prompt, about.count(response_in(prompt))) for prompt in prompts]
 
 
@@ -107,12 +108,12 @@ def test_a_batch_that_is_late_or_too_short_fails():
     release = threading.Event()
 
     class _Stuck:
-        def generate_text(self, prompts: Sequence[str], /) -> list[str]:
+        def generate_text(self, questions: Sequence[Question], /) -> list[str]:
             release.wait(20)
-            return ["Rating: 5"] * len(prompts)
+            return ["Rating: 5"] * len(questions)
 
     class _Short:
-        def generate_text(self, prompts: Sequence[str], /) -> list[str]:
+        def generate_text(self, questions: Sequence[Question], /) -> list[str]:
             return ["Rating: 5"]
 
     stuck = LocalBackend(_Stuck(), name="stuck", deadline_s=0.05)

@@ -20,7 +20,7 @@ GROUPS = (
 
 
 def test_masked_samples_leave_rewards_but_are_counted():
-    metrics = rollout_metrics(GROUPS)
+    metrics = rollout_metrics(GROUPS) | verdict_metrics(GROUPS)
     assert metrics["reward/mean"] == 0.0  # (10 - 10 + 0) / 3
     assert metrics["reward/std"] == pytest.approx(math.sqrt(200 / 3))
     assert (metrics["reward/reward_model/mean"], metrics["reward/reward_model/std"]) == (-1.5, 2.0)
