@@ -55,13 +55,13 @@ class Sampler:
         self.open.set()
 
     @ray.method(num_returns=2)
-    async def generate(self, prompts: list[Prompt], *, begun: Any = None, **_: Any) -> tuple[list[int], list[Any]]:
+    async def generate(self, prompts: list[Prompt], *, begun: Any = None, **_: Any) -> tuple[None, list[Any]]:
         self.asked += [prompt.ordinal for prompt in prompts]
         self.begun_with[tuple(p.ordinal for p in prompts)] = begun and [each and await each for each in begun]
         await self.open.wait()
         tokens = np.arange(2, dtype=np.int32)
         rollouts = [[Rollout(p.ordinal, 0, tokens, -tokens.astype(np.float32), tokens + 5, "stop")] for p in prompts]
-        return [], rollouts if self.rollouts else [prompt.ordinal for prompt in prompts]
+        return None, rollouts if self.rollouts else [prompt.ordinal for prompt in prompts]
 
     async def begun(self, *, tag: str) -> list[PartialGroup]:
         return [partial_group(ordinal, [3, 4]) for ordinal in self.asked]
