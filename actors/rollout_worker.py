@@ -10,7 +10,6 @@
 
 import asyncio
 import os
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
@@ -68,7 +67,6 @@ class RolloutWorker:
             return SamplingEngine(settings)
 
         self._loop = EngineLoop(build, name=name)
-        self._groups_by_tag: Counter[str] = Counter()
         self._unfinished: dict[tuple[str, int], _Asked] = {}
         """By tag and ordinal."""
         self._num_aborts = 0
@@ -104,7 +102,7 @@ class RolloutWorker:
             num_samples: responses to each.
             sampling: of all of them.
             seed: of the run; a sample's own seed is `sample_seed(seed, ordinal, sample)`.
-            tag: under which `stats` counts the groups: `train`, `eval` or another word.
+            tag: by which `abort` and `begun` tell groups of the same ordinal apart: `train`, `eval` or another word.
             begun: for each prompt a reference to a `PartialGroup` to go on from, or None. One that cannot be fetched
                 or is not what is asked for is left aside.
 
@@ -140,7 +138,6 @@ class RolloutWorker:
                 key = (tag, each.prompt.ordinal)
                 if self._unfinished.get(key) is each:
                     del self._unfinished[key]
-        self._groups_by_tag[tag] += len(groups)
         return None, [list(group) for group in groups]
 
     async def abort(self, ordinals: Sequence[int] | None = None, *, tag: str = "train") -> None:
@@ -189,8 +186,8 @@ class RolloutWorker:
     # --- supervision -------------------------------------------------------------------------------------------
 
     async def stats(self) -> dict[str, float]:
-        """Counters since the start, of `LoopStats`, with `num_groups/<tag>` for each tag."""
-        return {**asdict(self._loop.stats()), **{f"num_groups/{tag}": n for tag, n in self._groups_by_tag.items()}}
+        """The counters of `LoopStats`: a probe for whoever watches or tests a worker; a run asks for `health` alone."""
+        return asdict(self._loop.stats())
 
     async def drain_spans(self) -> list[Span]:
         """`sampling` and `update` spans since the last call."""
