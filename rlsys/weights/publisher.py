@@ -17,7 +17,7 @@ flipped.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -109,16 +109,11 @@ class PublicationReport:
     """What a publication that succeeded did."""
 
     version: PolicyVersion
-    num_engines: int
-    num_tensors: int
-    num_bytes: int
     new_group: bool
     """Whether the group had to be built first."""
     canary_gap: float
     """The largest difference between any engine's logprobs and the learner's, as `canary_gap` has it; NaN without a
     canary."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    """By phase: prepare, connect, transfer, compare, commit; and total."""
 
 
 class PublicationError(WeightTransferError):
@@ -145,7 +140,6 @@ class WeightPublisher:
         self.settings = settings
         self.set_engines(engines)
         self._transfer = 0
-        self._seconds: dict[str, float] = {}
 
     def set_engines(self, engines: Sequence[EngineLink]) -> None:
         """From the next publication on, these engines receive.
@@ -176,15 +170,12 @@ class WeightPublisher:
             PublicationError: one of them failed; naming phase, engine and, where one is at fault, tensor.
             RlsysError: of `meanwhile`, as it is.
         """
-        started = time.perf_counter()
-        self._seconds = {}
         new_group = not self._connected
         try:
-            self._phase("prepare", lambda: self._prepare(meanwhile))
+            self._prepare(meanwhile)
             if new_group:
-                self._phase("connect", self._connect)
-            manifest, learner_logprobs, receptions = self._phase("transfer", lambda: self._send(canary_ids))
-            gap = self._phase("compare", lambda: self._compare(manifest, learner_logprobs, receptions))
+                self._connect()
+            gap = self._compare(*self._send(canary_ids))
         except PublicationError:
             self._give_up()
             raise
@@ -192,26 +183,11 @@ class WeightPublisher:
             self._give_up()
             raise interruption.error from None
         try:
-            self._phase("commit", lambda: self._commit(version))
+            self._commit(version)
         except PublicationError:
             self._connected = False
             raise
-        self._seconds["total"] = time.perf_counter() - started
-        return PublicationReport(
-            version=version,
-            num_engines=len(self._engines),
-            num_tensors=len(manifest.tensors),
-            num_bytes=manifest.num_bytes,
-            new_group=new_group,
-            canary_gap=gap,
-            seconds=self._seconds,
-        )
-
-    def _phase(self, name: str, work: Callable[[], T]) -> T:
-        started = time.perf_counter()
-        result = work()
-        self._seconds[name] = time.perf_counter() - started
-        return result
+        return PublicationReport(version, new_group=new_group, canary_gap=gap)
 
     def _prepare(self, meanwhile: Callable[[], None]) -> None:
         mode = self.settings.mode
