@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,15 @@ SAMPLING = SamplingSettings(max_tokens=60, ignore_end=True)
 LONG = SamplingSettings(max_tokens=100)
 SHORT = SamplingSettings(max_tokens=3, ignore_end=True)
 PROMPTS = [Prompt(10 + i, f"p{i}", (), np.array([5, 6, 7 + i], np.int32)) for i in range(8)]
+PUBLICATION = PublicationSettings(
+    mode="in_flight",
+    transport="gloo",
+    digest="fold64",
+    cap_bytes=1 << 20,
+    update_timeout_s=30.0,
+    drain_timeout_s=600.0,
+    canary_tolerance=PARITY / CANARY_PEAK,
+)
 TARGET = "model.layers.1.mlp.down_proj.weight"
 
 
@@ -119,7 +129,7 @@ class Stage:
         return worker
 
     def publisher(self, **settings: Any) -> WeightPublisher:
-        publication = PublicationSettings(**({"deadline_s": 30.0, "canary_tolerance": PARITY / CANARY_PEAK} | settings))
+        publication = replace(PUBLICATION, **settings)
         return WeightPublisher(RayLearner([self.learner], publication), self.engines(), publication)
 
     def engines(self) -> list[RayEngine]:
@@ -289,7 +299,7 @@ def test_fifty_publications_of_the_same_weights_do_not_drift(stage: Stage):
 
 
 def test_a_worker_killed_in_a_transfer_is_named_in_time_and_its_successor_goes_on_with_what_it_had_begun(stage: Stage):
-    publisher = stage.publisher(deadline_s=20.0)
+    publisher = stage.publisher(update_timeout_s=20.0)
     stage.publish(publisher)
     learner = ray.get(stage.learner.pid.remote())
     whole = ray.get(stage.generate(PROMPTS[6:7], sampling=LONG)[1], timeout=WAIT_S)

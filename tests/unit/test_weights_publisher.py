@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,15 @@ from rlsys.weights.publisher import (
 from rlsys.weights.records import Manifest, Receipt, Rendezvous, TensorDigest
 
 TENSORS = (TensorDigest("a", "float32", (2,), "aa"), TensorDigest("b", "float32", (3,), "bb"))
+SETTINGS = PublicationSettings(
+    mode="in_flight",
+    transport="gloo",
+    digest="fold64",
+    cap_bytes=1 << 20,
+    update_timeout_s=120.0,
+    drain_timeout_s=600.0,
+    canary_tolerance=1e-3,
+)
 LOGPROBS = -np.arange(13, dtype=np.float32) / 16
 CANARY = [1, 2, 3]
 
@@ -93,7 +103,7 @@ class ScriptedEngine:
 def scene(*num_ranks: int, **settings) -> tuple[World, list[ScriptedEngine], WeightPublisher]:
     world = World()
     engines = [ScriptedEngine(world, f"rollout-{index}", ranks) for index, ranks in enumerate(num_ranks)]
-    return world, engines, WeightPublisher(ScriptedLearner(world), engines, PublicationSettings(**settings))
+    return world, engines, WeightPublisher(ScriptedLearner(world), engines, replace(SETTINGS, **settings))
 
 
 def test_first_publication_connects_and_the_next_does_not():
@@ -198,7 +208,7 @@ def test_whoever_fails_before_the_flip_stops_it(call: str):
 
 
 def test_silence_is_an_error_at_the_deadline_that_names_who_was_silent():
-    world, engines, publisher = scene(1, 1, deadline_s=0.05)
+    world, engines, publisher = scene(1, 1, update_timeout_s=0.05)
     world.silent = {"rollout-1 receive 1", "rollout-1 abandon"}
     with pytest.raises(PublicationError, match=r"engine rollout-1: no answer in 0.0625 s") as caught:
         publisher.publish(4)
@@ -225,7 +235,7 @@ def test_other_engines_get_a_new_group():
 
 
 def test_draining_has_a_deadline_of_its_own():
-    world, _, publisher = scene(1, mode="drain", deadline_s=60.0, drain_deadline_s=0.05)
+    world, _, publisher = scene(1, mode="drain", update_timeout_s=60.0, drain_timeout_s=0.05)
     world.silent = {"rollout-0 prepare drain"}
     with pytest.raises(PublicationError, match=r"no answer in 0\.05 s") as caught:
         publisher.publish(1)
@@ -233,7 +243,7 @@ def test_draining_has_a_deadline_of_its_own():
 
 
 def test_what_holds_up_a_drain_can_be_ended_meanwhile():
-    world, engines, publisher = scene(1, 1, mode="drain", drain_deadline_s=30.0)
+    world, engines, publisher = scene(1, 1, mode="drain", drain_timeout_s=30.0)
     world.silent = {"rollout-1 prepare drain"}
     calls = []
 
@@ -248,7 +258,7 @@ def test_what_holds_up_a_drain_can_be_ended_meanwhile():
 
 
 def test_an_error_met_meanwhile_is_no_engines_fault():
-    world, engines, publisher = scene(1, 1, mode="drain", drain_deadline_s=30.0)
+    world, engines, publisher = scene(1, 1, mode="drain", drain_timeout_s=30.0)
     world.silent = {"rollout-1 prepare drain"}
 
     def meanwhile() -> None:
