@@ -116,7 +116,7 @@ class Experience:
 
 @dataclass(frozen=True, slots=True)
 class GroupSummary:
-    """What the driver may know of a verified group of a prompt's samples: metadata only, never tokens.
+    """What the driver may know of a prompt's verified group of samples: metadata only, never tokens.
 
     Sequences are by sample index, of length n.
     """

@@ -39,7 +39,7 @@ class Collector(torch.nn.Module):
 
 
 class UpstreamReceiver(BucketReceiver):
-    """Has one of vLLM's engines carry the bytes."""
+    """Receives through one of vLLM's own engines."""
 
     upstream_class: type[WeightTransferEngine]
 
