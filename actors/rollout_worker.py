@@ -3,14 +3,13 @@
     worker = RolloutWorker.options(num_cpus=1).remote(settings, name="rollout-0")
     ray.get(worker.ready.remote())
     ... publish weights to it, unless it loaded them itself ...
-    summaries, rollouts = worker.generate.remote(prompts, num_samples=4, sampling=SamplingSettings(64), seed=1)
+    done, rollouts = worker.generate.remote(prompts, num_samples=4, sampling=SamplingSettings(64), seed=1)
 
-`generate` returns two references: the first is metadata for the driver, the second goes to the verifiers unread.
+`generate` returns two references: the driver waits for the first, of None; the second goes to the verifiers unread.
 """
 
 import asyncio
 import os
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
@@ -27,10 +26,9 @@ from rlsys.rollouts.prompt_stream import sample_seed
 from rlsys.rollouts.sampling_engine import SamplingEngine
 from rlsys.rollouts.sampling_engine_loop import EngineLoop, GroupRequest
 from rlsys.rollouts.sampling_engine_settings import EngineSettings, engine_environment
-from rlsys.rollouts.staleness import version_range
 from rlsys.rollouts.vllm_build import check_build
 from rlsys.telemetry.trace import Span
-from rlsys.types import GroupSummary, PolicyVersion, Prompt, Rollout
+from rlsys.types import PolicyVersion, Prompt, Rollout
 from rlsys.weights.publisher import Reception
 from rlsys.weights.records import DigestName, Rendezvous
 
@@ -69,7 +67,6 @@ class RolloutWorker:
             return SamplingEngine(settings)
 
         self._loop = EngineLoop(build, name=name)
-        self._groups_by_tag: Counter[str] = Counter()
         self._unfinished: dict[tuple[str, int], _Asked] = {}
         """By tag and ordinal."""
         self._num_aborts = 0
@@ -95,7 +92,7 @@ class RolloutWorker:
         seed: int,
         tag: str = "train",
         begun: Sequence[Any] = (),
-    ) -> tuple[list[GroupSummary], list[list[Rollout]]]:
+    ) -> tuple[None, list[list[Rollout]]]:
         """Samples every prompt; resolves when all are done. Many calls may be under way at once.
 
         The prompts of one call enter the engine between the same two steps.
@@ -105,12 +102,12 @@ class RolloutWorker:
             num_samples: responses to each.
             sampling: of all of them.
             seed: of the run; a sample's own seed is `sample_seed(seed, ordinal, sample)`.
-            tag: under which `stats` counts the groups: `train`, `eval` or another word.
+            tag: by which `abort` and `begun` tell groups of the same ordinal apart: `train`, `eval` or another word.
             begun: for each prompt a reference to a `PartialGroup` to go on from, or None. One that cannot be fetched
                 or is not what is asked for is left aside.
 
         Returns:
-            The groups' summaries, and their rollouts by prompt and sample index.
+            Nothing, to wait for without fetching a token; and the rollouts by prompt and sample index.
 
         Raises:
             PromptRefused: the engine has no room for a prompt.
@@ -141,9 +138,7 @@ class RolloutWorker:
                 key = (tag, each.prompt.ordinal)
                 if self._unfinished.get(key) is each:
                     del self._unfinished[key]
-        self._groups_by_tag[tag] += len(groups)
-        summaries = [summarise(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
-        return summaries, [list(group) for group in groups]
+        return None, [list(group) for group in groups]
 
     async def abort(self, ordinals: Sequence[int] | None = None, *, tag: str = "train") -> None:
         """Ends the unfinished groups of these ordinals, or all groups of whatever tag; their `generate` calls fail."""
@@ -191,8 +186,8 @@ class RolloutWorker:
     # --- supervision -------------------------------------------------------------------------------------------
 
     async def stats(self) -> dict[str, float]:
-        """Counters since the start, of `LoopStats`, with `num_groups/<tag>` for each tag."""
-        return {**asdict(self._loop.stats()), **{f"num_groups/{tag}": n for tag, n in self._groups_by_tag.items()}}
+        """The counters of `LoopStats`: a probe for whoever watches or tests a worker; a run asks for `health` alone."""
+        return asdict(self._loop.stats())
 
     async def drain_spans(self) -> list[Span]:
         """`sampling` and `update` spans since the last call."""
@@ -238,16 +233,3 @@ def receive(engine: SamplingEngine, transfer: int, canary_ids: Sequence[int]) ->
     receipts = engine.receive_weights(transfer)
     canary = engine.canary_logprobs(canary_ids) if canary_ids else np.empty(0, np.float32)
     return Reception(tuple(receipts), canary)
-
-
-def summarise(prompt: Prompt, group: Sequence[Rollout]) -> GroupSummary:
-    """What the driver may know of a finished group."""
-    oldest_version, newest_version = version_range(group)
-    return GroupSummary(
-        ordinal=prompt.ordinal,
-        lengths=tuple(len(rollout.response_ids) for rollout in group),
-        prompt_length=len(prompt.token_ids),
-        oldest_version=oldest_version,
-        newest_version=newest_version,
-        finish_reasons=tuple(rollout.finish_reason for rollout in group),
-    )

@@ -241,8 +241,8 @@ class RunContext:
                 transport=self.crew.engine.weight_transfer,
                 digest=rollout.digest,
                 cap_bytes=rollout.bucket_mib << 20,
-                deadline_s=rollout.update_timeout_s,
-                drain_deadline_s=rollout.drain_timeout_s,
+                update_timeout_s=rollout.update_timeout_s,
+                drain_timeout_s=rollout.drain_timeout_s,
                 canary_tolerance=self.recipe.canary_tolerance(use_gpus=self.crew.use_gpus),
             )
             self._publisher = RosterPublisher(

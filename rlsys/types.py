@@ -116,7 +116,7 @@ class Experience:
 
 @dataclass(frozen=True, slots=True)
 class GroupSummary:
-    """What the driver may know of a prompt's group of samples: metadata only, never tokens.
+    """What the driver may know of a prompt's verified group of samples: metadata only, never tokens.
 
     Sequences are by sample index, of length n.
     """
@@ -128,10 +128,10 @@ class GroupSummary:
     oldest_version: PolicyVersion
     newest_version: PolicyVersion
     finish_reasons: tuple[FinishReason, ...]
-    rewards: tuple[float, ...] = ()
-    """Empty until verified; NaN where masked."""
-    verdicts: tuple[tuple[Verdict, ...], ...] = ()
-    """Empty until verified; with `detail` emptied."""
+    rewards: tuple[float, ...]
+    """NaN where masked."""
+    verdicts: tuple[tuple[Verdict, ...], ...]
+    """With `detail` emptied."""
     reward_model_scores: tuple[float, ...] = ()
     """Empty where no reward model was asked."""
     scores: tuple[float, ...] = ()
@@ -139,6 +139,6 @@ class GroupSummary:
 
     @property
     def num_masked(self) -> int:
-        """Samples that are masked, once they are verified."""
-        samples = zip(self.lengths, self.verdicts, strict=False)
+        """Samples that are masked."""
+        samples = zip(self.lengths, self.verdicts, strict=True)
         return sum(not length or any(verdict.masked for verdict in sample) for length, sample in samples)

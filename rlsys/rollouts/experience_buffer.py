@@ -24,7 +24,7 @@ class ExperienceBuffer(Generic[Reference]):
     """What the ledger has accepted, by ordinal. The ledger decides; this only holds.
 
     >>> buffer = ExperienceBuffer[str]()
-    >>> buffer.put(GroupSummary(7, (3, 4), 5, 0, 0, ("stop", "stop")), "somewhere")
+    >>> buffer.put(GroupSummary(7, (3, 4), 5, 0, 0, ("stop", "stop"), (0.0, 1.0), ((), ())), "somewhere")
     >>> [group.reference for group in buffer.take([7])], len(buffer)
     (['somewhere'], 0)
     """

@@ -56,12 +56,8 @@ class LoopStats:
     """Samples queued or running now."""
     num_restarted: int
     """Requests ended and asked for anew by updates of the kind `abort_and_continue`."""
-    step_s: float
-    """Time spent in engine steps."""
     update_s: float
     """Time between `prepare` and `commit`, in which nothing was sampled."""
-    idle_s: float
-    """Time in which there was nothing to sample."""
     beat_age_s: float
     """Since the thread last said that it lives, as it does after each step and each thing asked; 0 while it waits."""
 
@@ -88,7 +84,7 @@ class EngineLoop:
         self._closed = False
         self._failure: BaseException | None = None
         self._num_steps = self._num_groups = self._num_restarted = 0
-        self._step_s = self._update_s = self._idle_s = 0.0
+        self._update_s = 0.0
         self._update_started: float | None = None
         self._busy_since: float | None = None
         self._spans = SpanRecorder(name)
@@ -172,9 +168,7 @@ class EngineLoop:
             num_groups=self._num_groups,
             num_unfinished=engine.num_unfinished if engine else 0,
             num_restarted=self._num_restarted,
-            step_s=self._step_s,
             update_s=self._update_s,
-            idle_s=self._idle_s,
             beat_age_s=0.0 if self._rests else time.monotonic() - self._beat,
         )
 
@@ -226,7 +220,6 @@ class EngineLoop:
         block = self._paused or not self._live_engine.has_work
         if block:
             self._end_busy_time()
-        started = time.monotonic()
         while not self._closed:
             self._rests = block
             try:
@@ -236,8 +229,6 @@ class EngineLoop:
             finally:
                 self._beat = time.monotonic()
                 self._rests = False
-            if block and not self._paused:
-                self._idle_s += self._beat - started
             block = False
             _resolve(future, function)
         self._beat = time.monotonic()
@@ -245,14 +236,12 @@ class EngineLoop:
     def _step(self) -> None:
         engine = self._live_engine
         if not self._paused and engine.has_work and not self._closed:
-            started = time.monotonic()
             self._busy_since = self._busy_since or time.time()
             for group in engine.step():
                 self._num_groups += 1
                 self._waiters.pop(group.key).set_result(group.rollouts)
             self._num_steps += 1
             self._beat = time.monotonic()
-            self._step_s += self._beat - started
         if self._prepared is not None and not self._paused and not engine.has_work:
             self._pause()
 

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import torch
+from vllm.distributed.weight_transfer.base import WeightTransferEngine
 from vllm.distributed.weight_transfer.ipc_engine import (
     IPCWeightTransferEngine,
     IPCWeightTransferInitInfo,
@@ -37,8 +38,10 @@ class Collector(torch.nn.Module):
         return tensors
 
 
-class NcclReceiver(BucketReceiver):
-    """For engines on GPUs of their own."""
+class UpstreamReceiver(BucketReceiver):
+    """Receives through one of vLLM's own engines."""
+
+    upstream_class: type[WeightTransferEngine]
 
     def __init__(
         self,
@@ -49,8 +52,18 @@ class NcclReceiver(BucketReceiver):
     ) -> None:
         super().__init__(config, vllm_config, device, model)
         self._collector = Collector()
-        self._upstream = NCCLWeightTransferEngine(config, vllm_config, device, self._collector)
-        self._deadline_s = 0.0
+        self._upstream = self.upstream_class(config, vllm_config, device, self._collector)
+
+    def shutdown(self) -> None:
+        self._upstream.shutdown()
+        super().shutdown()
+
+
+class NcclReceiver(UpstreamReceiver):
+    """For engines on GPUs of their own."""
+
+    upstream_class = NCCLWeightTransferEngine
+    _deadline_s = 0.0
 
     def join(self, info: GroupInfo, *, rank: int, headers: HeaderStore) -> None:
         self._deadline_s = info.deadline_s
@@ -86,25 +99,12 @@ class NcclReceiver(BucketReceiver):
         )
         return self._collector.take()
 
-    def shutdown(self) -> None:
-        self._upstream.shutdown()
-        super().shutdown()
 
-
-class IpcReceiver(BucketReceiver):
+class IpcReceiver(UpstreamReceiver):
     """For engines on the learner's GPU."""
 
-    def __init__(
-        self,
-        config: "WeightTransferConfig",
-        vllm_config: "VllmConfig",
-        device: torch.device,
-        model: torch.nn.Module,
-    ) -> None:
-        super().__init__(config, vllm_config, device, model)
-        self._collector = Collector()
-        self._upstream = IPCWeightTransferEngine(config, vllm_config, device, self._collector)
-        self._rank = 0
+    upstream_class = IPCWeightTransferEngine
+    _rank = 0
 
     def join(self, info: GroupInfo, *, rank: int, headers: HeaderStore) -> None:
         self._rank = rank
@@ -128,7 +128,3 @@ class IpcReceiver(BucketReceiver):
         super().finish_weight_update()
         # All that this does upstream is to let go of the last bucket's memory, which the learner has back only then.
         self._upstream.shutdown()
-
-    def shutdown(self) -> None:
-        self._upstream.shutdown()
-        super().shutdown()

@@ -17,7 +17,7 @@ flipped.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -88,18 +88,18 @@ class Reception:
 
 @dataclass(frozen=True, slots=True)
 class PublicationSettings:
-    """How weights are published."""
+    """How weights are published, as the recipe's `[rollout]` has it."""
 
-    mode: UpdateMode = "in_flight"
-    transport: WeightTransfer = "gloo"
+    mode: UpdateMode
+    transport: WeightTransfer
     """What carries the bytes; the engines were built for it."""
-    digest: DigestName = "fold64"
-    cap_bytes: int = 256 << 20
+    digest: DigestName
+    cap_bytes: int
     """The most bytes gathered at once, one tensor of more bytes excepted."""
-    deadline_s: float = 120.0
+    update_timeout_s: float
     """The longest that any one phase may last, draining excepted."""
-    drain_deadline_s: float = 600.0
-    canary_tolerance: float = 1e-3
+    drain_timeout_s: float
+    canary_tolerance: float
     """How far an engine's logprobs may be from the learner's (`canary_gap`): on average over the canary's tokens, and
     at a single token `CANARY_PEAK` times as far. 1e-5 holds in float32."""
 
@@ -109,16 +109,11 @@ class PublicationReport:
     """What a publication that succeeded did."""
 
     version: PolicyVersion
-    num_engines: int
-    num_tensors: int
-    num_bytes: int
     new_group: bool
     """Whether the group had to be built first."""
     canary_gap: float
     """The largest difference between any engine's logprobs and the learner's, as `canary_gap` has it; NaN without a
     canary."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    """By phase: prepare, connect, transfer, compare, commit; and total."""
 
 
 class PublicationError(WeightTransferError):
@@ -145,7 +140,6 @@ class WeightPublisher:
         self.settings = settings
         self.set_engines(engines)
         self._transfer = 0
-        self._seconds: dict[str, float] = {}
 
     def set_engines(self, engines: Sequence[EngineLink]) -> None:
         """From the next publication on, these engines receive.
@@ -176,15 +170,12 @@ class WeightPublisher:
             PublicationError: one of them failed; naming phase, engine and, where one is at fault, tensor.
             RlsysError: of `meanwhile`, as it is.
         """
-        started = time.perf_counter()
-        self._seconds = {}
         new_group = not self._connected
         try:
-            self._phase("prepare", lambda: self._prepare(meanwhile))
+            self._prepare(meanwhile)
             if new_group:
-                self._phase("connect", self._connect)
-            manifest, learner_logprobs, receptions = self._phase("transfer", lambda: self._send(canary_ids))
-            gap = self._phase("compare", lambda: self._compare(manifest, learner_logprobs, receptions))
+                self._connect()
+            gap = self._compare(*self._send(canary_ids))
         except PublicationError:
             self._give_up()
             raise
@@ -192,35 +183,20 @@ class WeightPublisher:
             self._give_up()
             raise interruption.error from None
         try:
-            self._phase("commit", lambda: self._commit(version))
+            self._commit(version)
         except PublicationError:
             self._connected = False
             raise
-        self._seconds["total"] = time.perf_counter() - started
-        return PublicationReport(
-            version=version,
-            num_engines=len(self._engines),
-            num_tensors=len(manifest.tensors),
-            num_bytes=manifest.num_bytes,
-            new_group=new_group,
-            canary_gap=gap,
-            seconds=self._seconds,
-        )
-
-    def _phase(self, name: str, work: Callable[[], T]) -> T:
-        started = time.perf_counter()
-        result = work()
-        self._seconds[name] = time.perf_counter() - started
-        return result
+        return PublicationReport(version, new_group=new_group, canary_gap=gap)
 
     def _prepare(self, meanwhile: Callable[[], None]) -> None:
         mode = self.settings.mode
-        timeout_s = self.settings.drain_deadline_s if mode == "drain" else self.settings.deadline_s
+        timeout_s = self.settings.drain_timeout_s if mode == "drain" else self.settings.update_timeout_s
         pending = [(engine.name, engine.prepare_update(mode)) for engine in self._engines]
         _gather("prepare", pending, timeout_s, meanwhile=meanwhile)
 
     def _connect(self) -> None:
-        deadline_s = self.settings.deadline_s
+        deadline_s = self.settings.update_timeout_s
         num_receivers = sum(engine.num_ranks for engine in self._engines)
         opening = self.learner.open_group(num_receivers=num_receivers, deadline_s=deadline_s)
         (rendezvous,) = _gather("connect", [("", opening)], deadline_s)
@@ -235,7 +211,7 @@ class WeightPublisher:
 
     def _send(self, canary_ids: Sequence[int]) -> tuple[Manifest, np.ndarray, list[Reception]]:
         # Both sides of a wait have the deadline; the one who waits for both gives them a little more.
-        timeout_s = self.settings.deadline_s * 1.25
+        timeout_s = self.settings.update_timeout_s * 1.25
         self._transfer += 1
         sending = self.learner.send_weights(transfer=self._transfer, cap_bytes=self.settings.cap_bytes)
         receiving = [
@@ -275,12 +251,12 @@ class WeightPublisher:
 
     def _commit(self, version: PolicyVersion) -> None:
         pending = [(engine.name, engine.commit_version(version)) for engine in self._engines]
-        _gather("commit", pending, self.settings.deadline_s)
+        _gather("commit", pending, self.settings.update_timeout_s)
 
     def _give_up(self) -> None:
         self._connected = False
         pending: list[Pending[None]] = [self.learner.close_group(), *(e.abandon_update() for e in self._engines)]
-        ends_at = time.monotonic() + min(GIVE_UP_S, self.settings.deadline_s)
+        ends_at = time.monotonic() + min(GIVE_UP_S, self.settings.update_timeout_s)
         for answer in pending:
             try:
                 answer.result(timeout=max(0.0, ends_at - time.monotonic()))

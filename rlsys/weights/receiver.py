@@ -6,7 +6,6 @@ nothing was sent for) is written in the receipt and the rest is still received, 
 lost or slow sender raises.
 """
 
-import time
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -78,8 +77,6 @@ class BucketReceiver(WeightTransferEngine[GroupInfo, TransferInfo]):
         self._digest: DigestName = "fold64"
         self._tensors: list[TensorDigest] = []
         self._problems: list[str] = []
-        self._num_bytes = 0
-        self._seconds = 0.0
 
     @abstractmethod
     def join(self, info: GroupInfo, *, rank: int, headers: HeaderStore) -> None:
@@ -92,7 +89,7 @@ class BucketReceiver(WeightTransferEngine[GroupInfo, TransferInfo]):
     @property
     def receipt(self) -> Receipt:
         """What happened since `start_weight_update`."""
-        return Receipt(tuple(self._tensors), tuple(self._problems), self._num_bytes, self._seconds)
+        return Receipt(tuple(self._tensors), tuple(self._problems))
 
     def init_transfer_engine(self, init_info: GroupInfo) -> None:
         """Joins a group, leaving the one before.
@@ -109,7 +106,7 @@ class BucketReceiver(WeightTransferEngine[GroupInfo, TransferInfo]):
 
     def start_weight_update(self) -> None:
         """Opens every layer for loading. What a transfer that failed has left behind is dropped first."""
-        self._tensors, self._problems, self._num_bytes, self._seconds = [], [], 0, 0.0
+        self._tensors, self._problems = [], []
         self._drop_unfinished()
         initialize_layerwise_reload(self.model)
 
@@ -127,7 +124,6 @@ class BucketReceiver(WeightTransferEngine[GroupInfo, TransferInfo]):
         """
         if self._headers is None:
             raise WeightTransferError("weights were announced to an engine that has joined no group")
-        started = time.perf_counter()
         index = 0
         while (fields := self._headers.get(update_info.transfer, index)) is not None:
             if "error" in fields:
@@ -136,7 +132,6 @@ class BucketReceiver(WeightTransferEngine[GroupInfo, TransferInfo]):
             for name, tensor in self.receive(header, fields):
                 self._load(name, tensor)
             index += 1
-        self._seconds = time.perf_counter() - started
 
     def finish_weight_update(self) -> None:
         """Checks that every parameter was loaded and puts the layers back in use."""
@@ -150,7 +145,6 @@ class BucketReceiver(WeightTransferEngine[GroupInfo, TransferInfo]):
 
     def _load(self, name: str, tensor: torch.Tensor) -> None:
         self._tensors.append(digest_tensor(name, tensor, kind=self._digest))
-        self._num_bytes += tensor.nbytes
         try:
             loaded = self.model.load_weights([(name, tensor)])  # pyright: ignore[reportCallIssue]
         except Exception as error:  # any of vLLM's loaders; counted in the receipt, which fails the publication

@@ -40,10 +40,6 @@ class Manifest:
 
     transfer: int
     tensors: tuple[TensorDigest, ...]
-    num_bytes: int
-    num_buckets: int
-    largest_bucket_bytes: int
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +50,6 @@ class Receipt:
     """As received, in order of arrival."""
     problems: tuple[str, ...]
     """What could not be loaded, or was not sent; empty when all is well."""
-    num_bytes: int
-    seconds: float
-    """From the first wait for a bucket to the last tensor loaded."""
 
 
 def first_difference(sent: Sequence[TensorDigest], received: Sequence[TensorDigest]) -> str | None:

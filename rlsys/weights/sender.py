@@ -6,7 +6,6 @@ sender.join()                                       while the receivers connect 
 manifest = sender.send(weight_buckets(cap_bytes), transfer=7)       while they receive transfer 7
 """
 
-import time
 from collections.abc import Callable, Iterable
 from typing import Literal, Protocol, TypeAlias
 
@@ -102,24 +101,23 @@ class WeightSender:
                 pass
             return None
         assert self._transport is not None, "join() comes first"
-        started = time.perf_counter()
         digests: list[TensorDigest] = []
-        sizes: list[int] = []
+        num_sent = 0
         gathered = iter(buckets)
         try:
             for bucket in gathered:
                 digests += [digest_tensor(name, tensor, kind=self.digest) for name, tensor in bucket]
-                sizes.append(self._send_bucket(bucket, transfer=transfer, index=len(sizes)))
+                self._send_bucket(bucket, transfer=transfer, index=num_sent)
+                num_sent += 1
         except BaseException as error:
-            self._headers.put(transfer, len(sizes), {"error": first_line(error)})
+            self._headers.put(transfer, num_sent, {"error": first_line(error)})
             self.close()
             for _ in gathered:  # collectives: the other ranks are in them, and the next transfer begins with the first
                 pass
             raise
-        self._headers.put(transfer, len(sizes), None)
+        self._headers.put(transfer, num_sent, None)
         self._headers.forget_before(transfer)
-        seconds = time.perf_counter() - started
-        return Manifest(transfer, tuple(digests), sum(sizes), len(sizes), max(sizes, default=0), seconds)
+        return Manifest(transfer, tuple(digests))
 
     def close(self) -> None:
         """Leaves the group, if there is one."""
@@ -127,13 +125,12 @@ class WeightSender:
             self._transport.close()
         self._transport = self._headers = self._rendezvous = None
 
-    def _send_bucket(self, bucket: Bucket, *, transfer: int, index: int) -> int:
+    def _send_bucket(self, bucket: Bucket, *, transfer: int, index: int) -> None:
         assert self._headers is not None and self._transport is not None
         packed = pack(bucket)
         header = header_json(BucketHeader.of(bucket)) | self._transport.describe(packed)
         self._headers.put(transfer, index, header)
         self._transport.send(packed)
-        return packed.numel()
 
 
 class GlooTransport:

@@ -79,7 +79,10 @@ def straight_loop(context: RunContext, settings: RlvrStage, folder: Path) -> Non
     stream = PromptStream(read_prompts(context, settings, folder), seed)
     load_models(context, settings)
     handles = list(crew.workers)
-    publication = PublicationSettings()
+    publication = PublicationSettings(
+        mode="in_flight", transport="gloo", digest="fold64", cap_bytes=256 << 20, update_timeout_s=120.0,
+        drain_timeout_s=600.0, canary_tolerance=1e-3,
+    )  # fmt: skip
     engines = [RayEngine(handle, name=f"rollout-{place}") for place, handle in enumerate(handles)]
     publisher = WeightPublisher(RayLearner(crew.learner.ranks.handles, publication), engines, publication)
     publisher.publish(0, canary_ids=context.model.canary_ids[:48])

@@ -55,13 +55,13 @@ class Sampler:
         self.open.set()
 
     @ray.method(num_returns=2)
-    async def generate(self, prompts: list[Prompt], *, begun: Any = None, **_: Any) -> tuple[list[int], list[Any]]:
+    async def generate(self, prompts: list[Prompt], *, begun: Any = None, **_: Any) -> tuple[None, list[Any]]:
         self.asked += [prompt.ordinal for prompt in prompts]
         self.begun_with[tuple(p.ordinal for p in prompts)] = begun and [each and await each for each in begun]
         await self.open.wait()
         tokens = np.arange(2, dtype=np.int32)
         rollouts = [[Rollout(p.ordinal, 0, tokens, -tokens.astype(np.float32), tokens + 5, "stop")] for p in prompts]
-        return [], rollouts if self.rollouts else [prompt.ordinal for prompt in prompts]
+        return None, rollouts if self.rollouts else [prompt.ordinal for prompt in prompts]
 
     async def begun(self, *, tag: str) -> list[PartialGroup]:
         return [partial_group(ordinal, [3, 4]) for ordinal in self.asked]
@@ -395,17 +395,6 @@ def test_what_is_under_way_is_told_by_those_who_live(monkeypatch):
     os.kill(hanging_pid, signal.SIGKILL)
 
 
-def test_restarts_are_bounded_and_the_last_death_is_an_error():
-    workers = roster("rollout", lambda slot: Sampler.remote(), size=2, limit=1)
-    first, second = workers.serving
-    workers.lost(first, "died")
-    workers.wait_for_all()
-    workers.lost(second, "died")
-    assert [member.name for member in workers.serving] == ["rollout-0"]
-    with pytest.raises(ActorError, match=r"no rollout worker is left: rollout-0 died; got '1 restarts'"):
-        workers.lost(workers.serving[0], "died")
-
-
 def test_a_place_where_starts_fail_is_given_up():
     made = 0
 
@@ -428,4 +417,4 @@ def test_fixed_places_take_their_ordinals_in_one_call_each():
     release(workers)
     done = poll_for(pump, 5)
     assert len(done) == 5
-    assert [ray.get(handle.seen.remote())[0] for handle in workers] == [[0, 2], [1, 3, 5]]
+    assert [set(ray.get(handle.given.remote())) for handle in workers] == [{(0, 2)}, {(1, 3, 5)}]

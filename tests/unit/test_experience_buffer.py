@@ -13,7 +13,8 @@ from rlsys.types import GroupSummary
 
 
 def summary(ordinal: int, *lengths: int) -> GroupSummary:
-    return GroupSummary(ordinal, lengths, 3, 0, 0, ("stop",) * len(lengths))
+    n = len(lengths)
+    return GroupSummary(ordinal, lengths, 3, 0, 0, ("stop",) * n, (0.0,) * n, ((),) * n)
 
 
 def filled() -> ExperienceBuffer[str]:

@@ -96,7 +96,7 @@ class Run:
 def summarise(group: tuple[Experience, ...]) -> GroupSummary:
     versions = np.concatenate([experience.rollout.versions for experience in group])
     oldest, newest = int(versions.min()), int(versions.max())
-    return GroupSummary(group[0].prompt.ordinal, (3, 3), 1, oldest, newest, ("stop", "stop"))
+    return GroupSummary(group[0].prompt.ordinal, (3, 3), 1, oldest, newest, ("stop", "stop"), (0.0, 0.0), ((), ()))
 
 
 def killed_run(folder: Path, settings: LedgerSettings, luck: int) -> None:

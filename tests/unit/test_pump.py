@@ -67,8 +67,8 @@ class Lab:
     def start(self, *ordinals: int, sampled: bool = True) -> None:
         """Has groups sampled, and verified next."""
         self.pump.start(ordinals)
-        for summaries, rollouts in self.generated if sampled else ():
-            summaries.answer([])
+        for sampling, rollouts in self.generated if sampled else ():
+            sampling.answer()
             rollouts.answer([])
 
     def fail_sampling(self, error: Exception) -> list[VerifiedGroup | LostGroups]:
@@ -139,8 +139,8 @@ def test_a_worker_is_given_no_more_than_keeps_it_busy():
     assert [member.load for member in lab.workers.serving] == [2, 2]
     assert (len(lab.generated), lab.pump.num_running) == (4, 7)
     summary = GroupSummary(0, (1,), 1, 0, 0, ("stop",), (1.0,), ((),))
-    for summaries, _ in lab.generated[:2]:
-        summaries.answer([])
+    for sampling, _ in lab.generated[:2]:
+        sampling.answer()
     lab.verified[0][0].answer([summary])
     assert len(lab.pump.poll(timeout_s=1.0)) == 1
     lab.pump.poll(timeout_s=0.0)

@@ -42,7 +42,11 @@ class Lab:
             restarts=Restarts(10), join=True,
         )  # fmt: skip
         workers.wait_for_all()
-        self.publisher = RosterPublisher(self.ranks, workers, settings=PublicationSettings())
+        settings = PublicationSettings(
+            mode="in_flight", transport="gloo", digest="fold64", cap_bytes=1 << 20, update_timeout_s=20.0,
+            drain_timeout_s=20.0, canary_tolerance=1e-3,
+        )  # fmt: skip
+        self.publisher = RosterPublisher(self.ranks, workers, settings=settings)
 
     def hold_rank_1(self) -> None:
         """It never ends what it is in."""
