@@ -9,7 +9,7 @@ METRICS: dict[str, str] = {
     "reward/reward_model/{mean,std}": "score of the reward model, before its weight",
     "reward/<verifier>/mean": "score by one verifier, 0 to 1, over the responses that it could judge",
     "verifier/<verifier>/{correct,wrong,unparsable,timeout,error}_frac": "share of verdicts with that outcome",
-    "verifier/alarm": "1 where too many verdicts, of all verifiers together, are time-outs or errors",
+    "verifier/alarm": "1 where too many of some verifier's verdicts are time-outs or errors",
     "verifier/latency_s/{p50,p99}": "seconds for one verdict",
     "rollout/length/{mean,max}": "response tokens, the end token included",
     "rollout/{truncated,informative_groups}_frac": "responses cut at the longest length; groups whose rewards differ",
@@ -49,8 +49,7 @@ METRICS: dict[str, str] = {
     "rollout/continued": "responses taken over from groups under way at a checkpoint, since the start of the process",
     "perf/{mfu,peak_mem_gib}": "model FLOP utilisation of what is trained; peak memory of its busiest rank, GiB",
     "perf/value_{mfu,peak_mem_gib}": "the same of the value model beside a policy",
-    "time/<part>_s": "seconds of wall time: step, wait_rollouts, proximal, reference, values, update, publish, evaluate,"
-    " checkpoint",
+    "time/<part>_s": "seconds of: step, wait_rollouts, proximal, reference, values, update, publish, evaluate, checkpoint",
     "eval/<set>/<metric>": "held-out evaluation",
 }
 """Every metric that rlsys writes; `<x>` stands for a name of the recipe, `{a,b}` for alternatives."""

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from actors.verifier_worker import VerifierWorker, Verifying, summarize
 from rlsys.recipe.verifiers import VerifierSettings
-from rlsys.rollouts.summary_metrics import failed_verdict_frac, verdict_metrics
+from rlsys.rollouts.summary_metrics import verdict_metrics
 from rlsys.types import Check, FinishReason, Prompt, Rollout
 
 pytestmark = pytest.mark.integration
@@ -118,7 +118,6 @@ def test_several_checks_weigh_together_and_a_failed_one_masks(verifying: Verifyi
 
     metrics = verdict_metrics(summaries)
     assert metrics["verifier/math/correct_frac"] == 0.5 and metrics["verifier/rogue_by_word/timeout_frac"] == 0.5
-    assert failed_verdict_frac(summaries) == 2 / 8
     assert summaries[1].verdicts[0][1].seconds == SETTINGS.cpu_limit_s
 
 
