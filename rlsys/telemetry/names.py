@@ -49,7 +49,7 @@ METRICS: dict[str, str] = {
     "rollout/continued": "responses taken over from groups under way at a checkpoint, since the start of the process",
     "perf/{mfu,peak_mem_gib}": "model FLOP utilisation of what is trained; peak memory of its busiest rank, GiB",
     "perf/value_{mfu,peak_mem_gib}": "the same of the value model beside a policy",
-    "time/<part>_s": "seconds of: step, wait_rollouts, proximal, reference, values, update, publish, evaluate, checkpoint",
+    "time/<part>_s": "seconds: step, wait_rollouts, proximal, reference, values, update, publish, evaluate, checkpoint",
     "eval/<set>/<metric>": "held-out evaluation",
 }
 """Every metric that rlsys writes; `<x>` stands for a name of the recipe, `{a,b}` for alternatives."""
