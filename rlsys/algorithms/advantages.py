@@ -134,19 +134,17 @@ def token_advantages(
     values: torch.Tensor | None,
     mask: torch.Tensor,
     settings: AlgorithmSettings,
-    *,
-    sequence_ids: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Advantages of tokens before whitening, and the value model's targets (of use only where there is one).
 
     Args:
-        rewards: `[R, L]` float32, from `token_rewards`.
-        values: `[R, L]` float32, or None where the estimator has no value model: then the advantage is the reward to
+        rewards: `[N, L]` float32, from `token_rewards`.
+        values: `[N, L]` float32, or None where the estimator has no value model: then the advantage is the reward to
             go.
-        mask: `[R, L]`, 1 at response tokens.
+        mask: `[N, L]`, 1 at response tokens.
 
     Returns:
-        Advantages and returns, `[R, L]` float32, 0 where the mask is 0.
+        Advantages and returns, `[N, L]` float32, 0 where the mask is 0.
     """
     needs_values = ADVANTAGES[settings.advantage].needs_values
     assert needs_values == (values is not None), f"advantage {settings.advantage!r} and a value model do not match"
@@ -157,7 +155,6 @@ def token_advantages(
         gamma=settings.gamma,
         lam=settings.lam if needs_values else 1.0,
         value_lam=settings.value_lam,
-        sequence_ids=sequence_ids,
     )
 
 
