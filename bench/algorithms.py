@@ -22,13 +22,10 @@ def best_ms(function: Callable[[], object], repeats: int = 5) -> float:
 
 
 def time_gae(num_responses: int = 224, length: int = 2048) -> None:
-    """A Tülu 3 8B batch, one response a row, without and with sequence ids."""
+    """A Tülu 3 8B batch, one response a row."""
     rewards, values = torch.randn(2, num_responses, length)
     mask = torch.ones(num_responses, length)
-    ids = torch.zeros(num_responses, length, dtype=torch.int64)
     print(f"gae [{num_responses}, {length}]: {best_ms(lambda: gae(rewards, values, mask, 1.0, 0.95)):.0f} ms")
-    packed = best_ms(lambda: gae(rewards, values, mask, 1.0, 0.95, sequence_ids=ids))
-    print(f"gae packed [{num_responses}, {length}]: {packed:.0f} ms")
 
 
 def time_policy_losses(num_rows: int = 4, length: int = 2048) -> None:

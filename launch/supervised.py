@@ -27,7 +27,7 @@ from rlsys.checkpoint.background import BackgroundCommitter
 from rlsys.checkpoint.checkpoint import Checkpoint
 from rlsys.data.reference_logprobs import ReferenceLogprobs
 from rlsys.errors import ActorError, CheckpointError, RlsysError
-from rlsys.models.row_order import PairSteps
+from rlsys.models.row_order import PairSteps, steps_per_epoch
 from rlsys.recipe.section import PREVIOUS
 from rlsys.recipe.stages import DpoStage, RewardStage, SftStage, SupervisedStage
 
@@ -207,8 +207,8 @@ def _train(run: SupervisedRun, work: SupervisedWork) -> dict[str, Any]:
 
 
 def total_steps(stage: SupervisedStage, num_rows: int) -> int:
-    """Optimizer steps of the stage; an epoch's last step takes the rows that are left."""
-    steps = stage.epochs * -(-num_rows // stage.batch_size)
+    """Optimizer steps of the stage."""
+    steps = stage.epochs * steps_per_epoch(num_rows, stage.batch_size)
     return min(steps, stage.max_steps or steps)
 
 

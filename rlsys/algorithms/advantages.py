@@ -30,7 +30,6 @@ class AdvantageEstimator:
 
     baseline: Baseline
     """`(scores [N], group_ids [N], keep [N]) -> [N]` float32."""
-    needs_values: bool = False
     whiten: bool = False
     kl_in_score: bool = False
     """A KL in the reward is subtracted from the whole response's score, before the baseline, and not token by token."""
@@ -88,7 +87,7 @@ def _centre(scores: torch.Tensor, group_ids: torch.Tensor, keep: torch.Tensor) -
 
 
 ADVANTAGES: dict[str, AdvantageEstimator] = {
-    "gae": AdvantageEstimator(no_baseline, needs_values=True, whiten=True),
+    "gae": AdvantageEstimator(no_baseline, whiten=True),
     "grpo": AdvantageEstimator(group_std_baseline),
     "dr_grpo": AdvantageEstimator(group_mean_baseline),
     "rloo": AdvantageEstimator(leave_one_out_baseline, kl_in_score=True),
@@ -134,30 +133,28 @@ def token_advantages(
     values: torch.Tensor | None,
     mask: torch.Tensor,
     settings: AlgorithmSettings,
-    *,
-    sequence_ids: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Advantages of tokens before whitening, and the value model's targets (of use only where there is one).
 
     Args:
-        rewards: `[R, L]` float32, from `token_rewards`.
-        values: `[R, L]` float32, or None where the estimator has no value model: then the advantage is the reward to
+        rewards: `[N, L]` float32, from `token_rewards`.
+        values: `[N, L]` float32, or None where the estimator has no value model: then the advantage is the reward to
             go.
-        mask: `[R, L]`, 1 at response tokens.
+        mask: `[N, L]`, 1 at response tokens.
 
     Returns:
-        Advantages and returns, `[R, L]` float32, 0 where the mask is 0.
+        Advantages and returns, `[N, L]` float32, 0 where the mask is 0.
     """
-    needs_values = ADVANTAGES[settings.advantage].needs_values
-    assert needs_values == (values is not None), f"advantage {settings.advantage!r} and a value model do not match"
+    assert settings.needs_values == (values is not None), (
+        f"advantage {settings.advantage!r} and a value model do not match"
+    )
     return decoupled_gae(
         rewards,
         torch.zeros_like(rewards) if values is None else values,
         mask,
         gamma=settings.gamma,
-        lam=settings.lam if needs_values else 1.0,
+        lam=settings.lam if settings.needs_values else 1.0,
         value_lam=settings.value_lam,
-        sequence_ids=sequence_ids,
     )
 
 

@@ -9,8 +9,6 @@ def gae(
     mask: torch.Tensor,
     gamma: float,
     lam: float,
-    *,
-    sequence_ids: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """GAE (arXiv 1506.02438, eq. 16): A_t = delta_t + gamma lam A_{t+1}, delta_t = r_t + gamma V_{t+1} - V_t.
 
@@ -18,10 +16,9 @@ def gae(
     over, as if the sequence did not have them.
 
     Args:
-        rewards: `[T]`, padded `[B, T]` or packed `[R, L]`, float32.
+        rewards: `[T]` or padded `[B, T]`, float32.
         values: the value model's estimate before each token, same shape.
         mask: same shape, 1 at response tokens.
-        sequence_ids: same shape, where a row holds several sequences; the recursion starts anew in each.
 
     Returns:
         Advantages (not whitened) and returns = advantages + values; both float32, 0 where the mask is 0.
@@ -33,9 +30,6 @@ def gae(
     advantages = torch.zeros_like(rewards)
     running, next_value = torch.zeros_like(rewards[..., 0]), torch.zeros_like(rewards[..., 0])
     for t in range(rewards.shape[-1] - 1, -1, -1):
-        if sequence_ids is not None and t + 1 < rewards.shape[-1]:
-            same = sequence_ids[..., t] == sequence_ids[..., t + 1]
-            running, next_value = torch.where(same, running, 0.0), torch.where(same, next_value, 0.0)
         delta = rewards[..., t] + gamma * next_value - values[..., t]
         here = keep[..., t]
         running = torch.where(here, delta + gamma * lam * running, running)
@@ -52,14 +46,13 @@ def decoupled_gae(
     gamma: float,
     lam: float,
     value_lam: float | None = None,
-    sequence_ids: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """GAE with one lambda for the policy and another for the value targets (VAPO, arXiv 2504.05118, section 4.1).
 
     Returns:
         Advantages under `lam`, and returns = advantages under `value_lam` + values (`lam` again where it is None).
     """
-    advantages, returns = gae(rewards, values, mask, gamma, lam, sequence_ids=sequence_ids)
+    advantages, returns = gae(rewards, values, mask, gamma, lam)
     if value_lam is not None and value_lam != lam:
-        _, returns = gae(rewards, values, mask, gamma, value_lam, sequence_ids=sequence_ids)
+        _, returns = gae(rewards, values, mask, gamma, value_lam)
     return advantages, returns

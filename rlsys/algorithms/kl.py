@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from rlsys.algorithms.sequences import last_positions, spread
+from rlsys.algorithms.sequences import last_positions
 
 
 def kl_k1(logprobs: torch.Tensor, reference_logprobs: torch.Tensor) -> torch.Tensor:
@@ -43,22 +43,20 @@ def per_token_rewards(
     mask: torch.Tensor,
     *,
     beta: float = 0.0,
-    sequence_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """-beta KL at every token, plus the score at the last one (Tülu 3, arXiv 2411.15124, section 6).
 
     The response includes its end token; where it has none, the score lands on the last token.
 
     Args:
-        scores: `[S]`, one for each sequence (of each row without `sequence_ids`); anywhere masked it may be NaN.
-        kl: `[R, L]`, an estimate at each token, or None for no penalty.
-        mask: `[R, L]`, 1 at response tokens.
+        scores: `[N]`, one for each row; where all of a row is masked it may be NaN.
+        kl: `[N, L]`, an estimate at each token, or None for no penalty.
+        mask: `[N, L]`, 1 at response tokens.
 
     Returns:
-        `[R, L]` float32, 0 where the mask is 0.
+        `[N, L]` float32, 0 where the mask is 0.
     """
-    last = last_positions(mask, sequence_ids)
-    rewards = torch.where(last, spread(scores.float(), mask, sequence_ids), 0.0)
+    rewards = torch.where(last_positions(mask), scores.float()[:, None], 0.0)
     if kl is None:
         return rewards
     return rewards - beta * torch.where(mask != 0, kl.float(), 0.0)

@@ -17,19 +17,18 @@ from rlsys.recipe.algorithm import LagCorrectionSettings
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """What a correction looks at, all `[R, L]`, 0 where the mask is 0 (`sequence_ids`: see `sequences`)."""
+    """What a correction looks at, all `[R, L]`, one sequence a row, 0 where the mask is 0."""
 
     log_ratio: torch.Tensor
     """float32, log pi_old - log mu."""
     mask: torch.Tensor
-    sequence_ids: torch.Tensor | None = None
 
     def sequence_ratio(self, *, geometric: bool = False) -> torch.Tensor:
         """`[R, L]`: the product of the ratios of each token's sequence, or their geometric mean."""
-        log_ratios = sequence_sums(self.log_ratio, self.mask, self.sequence_ids)
+        log_ratios = sequence_sums(self.log_ratio, self.mask)
         if geometric:
-            log_ratios = log_ratios / sequence_lengths(self.mask, self.sequence_ids).clamp(min=1)
-        return spread(log_ratios, self.mask, self.sequence_ids).exp()
+            log_ratios = log_ratios / sequence_lengths(self.mask).clamp(min=1)
+        return spread(log_ratios, self.mask).exp()
 
 
 WeightsAndTouched = tuple[torch.Tensor, torch.Tensor]
@@ -98,7 +97,6 @@ def lag_correction(
     mask: torch.Tensor,
     settings: LagCorrectionSettings,
     *,
-    sequence_ids: torch.Tensor | None = None,
     lag_steps: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, MetricSums]:
     """Weights `[R, L]` float32 for the tokens' policy losses, 0 where the mask is 0; no gradient flows through them.
@@ -106,7 +104,7 @@ def lag_correction(
     A masked token stays in the loss's denominator: it is one token that says nothing, not a smaller batch.
 
     Args:
-        proximal_logprobs: `[R, L]`, the learner's at the start of the batch.
+        proximal_logprobs: `[R, L]`, one sequence a row, the learner's at the start of the batch.
         behaviour_logprobs: `[R, L]`, the sampler's own, of the distribution it sampled from.
         mask: `[R, L]`, 1 at response tokens.
         lag_steps: `[R, L]` int, the learner's version minus the token's: splits the mismatch into what the engine's
@@ -119,7 +117,7 @@ def lag_correction(
     """
     keep = mask != 0
     log_ratio = torch.where(keep, proximal_logprobs.detach().float() - behaviour_logprobs.detach().float(), 0.0)
-    weights, touched = LAG_CORRECTIONS[settings.name](Lag(log_ratio, mask, sequence_ids), settings)
+    weights, touched = LAG_CORRECTIONS[settings.name](Lag(log_ratio, mask), settings)
     weights = torch.where(keep, weights, 0.0)
     fresh = keep if lag_steps is None else keep & (lag_steps == 0)
     stale = keep & ~fresh

@@ -10,14 +10,9 @@ import torch
 def _ids_and_count(mask: torch.Tensor, sequence_ids: torch.Tensor | None) -> tuple[torch.Tensor, int]:
     """Ids `[R, L]`, none below 0, and S."""
     if sequence_ids is None:
-        return row_sequence_ids(mask), mask.shape[0]
+        return torch.arange(mask.shape[0], device=mask.device)[:, None].expand(mask.shape), mask.shape[0]
     assert sequence_ids.shape == mask.shape, (sequence_ids.shape, mask.shape)
     return sequence_ids.clamp(min=0), int(sequence_ids.max()) + 1 if sequence_ids.numel() else 0
-
-
-def row_sequence_ids(mask: torch.Tensor) -> torch.Tensor:
-    """The ids `[R, L]` of a batch that has one sequence in each row."""
-    return torch.arange(mask.shape[0], device=mask.device)[:, None].expand(mask.shape)
 
 
 def sequence_sums(x: torch.Tensor, mask: torch.Tensor, sequence_ids: torch.Tensor | None = None) -> torch.Tensor:
@@ -39,14 +34,11 @@ def spread(per_sequence: torch.Tensor, mask: torch.Tensor, sequence_ids: torch.T
     return torch.where(mask != 0, values, torch.zeros_like(values))
 
 
-def last_positions(mask: torch.Tensor, sequence_ids: torch.Tensor | None = None) -> torch.Tensor:
-    """`[R, L]` bool: True at the last counted position of each sequence."""
+def last_positions(mask: torch.Tensor) -> torch.Tensor:
+    """`[R, L]` bool: True at the last counted position of each row."""
     keep = mask != 0
-    ids, num_sequences = _ids_and_count(mask, sequence_ids)
-    positions = torch.arange(mask.shape[-1], device=mask.device).expand(mask.shape)
-    last = torch.full((num_sequences,), -1, device=mask.device, dtype=positions.dtype)
-    last = last.scatter_reduce(0, ids.reshape(-1), torch.where(keep, positions, -1).reshape(-1), "amax")
-    return keep & (positions == last[ids])
+    counted_from_here = keep.flip(-1).cumsum(-1).flip(-1)
+    return keep & (counted_from_here == 1)
 
 
 def token_weights(
@@ -78,9 +70,9 @@ def token_weights(
     raise ValueError(f"unknown aggregation {aggregation!r}; use 'token', 'sequence' or 'fixed_length'")
 
 
-def count_denominator(mask: torch.Tensor, aggregation: str, sequence_ids: torch.Tensor | None = None) -> torch.Tensor:
-    """This batch's part of the denominator that `token_weights` asks for; the caller adds up ranks and
-    micro-batches."""
+def count_denominator(mask: torch.Tensor, aggregation: str) -> torch.Tensor:
+    """What rows of one sequence each add to the denominator that `token_weights` asks for; the caller adds up ranks
+    and micro-batches."""
     if aggregation == "token":
         return (mask != 0).sum().to(torch.float64)
-    return (sequence_lengths(mask, sequence_ids) > 0).sum().to(torch.float64)
+    return (mask != 0).any(-1).sum().to(torch.float64)

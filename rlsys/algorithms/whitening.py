@@ -5,6 +5,9 @@ from typing import NamedTuple
 
 import torch
 
+_EPS = 1e-8
+"""Added to the variance."""
+
 
 class Moments(NamedTuple):
     """Number, mean and M2 = sum (x - mean)^2, float64 scalars. `torch.stack(moments)` is what ranks exchange."""
@@ -48,7 +51,7 @@ def combine_moments(parts: Iterable[Moments]) -> Moments:
     return combined
 
 
-def whiten(x: torch.Tensor, global_moments: Moments, mask: torch.Tensor, *, eps: float = 1e-8) -> torch.Tensor:
-    """(x - mean) / sqrt(unbiased variance + eps), float32, 0 where `mask` is 0 (Tülu 3's released code)."""
-    whitened = (x.double() - global_moments.mean) / (global_moments.variance + eps).sqrt()
+def whiten(x: torch.Tensor, global_moments: Moments, mask: torch.Tensor) -> torch.Tensor:
+    """(x - mean) / sqrt(unbiased variance + 1e-8), float32, 0 where `mask` is 0 (Tülu 3's released code)."""
+    whitened = (x.double() - global_moments.mean) / (global_moments.variance + _EPS).sqrt()
     return torch.where(mask != 0, whitened.float(), 0.0)

@@ -109,28 +109,23 @@ class ChatTokenizer:
             _or_refused(self._weighted, one, messages) for one, messages in zip(encoded, conversations, strict=True)
         ]
 
-    def encode_prompt(self, messages: Sequence[Message], max_length: int | None = None) -> np.ndarray:
+    def encode_prompt(self, messages: Sequence[Message]) -> np.ndarray:
         """A conversation that the assistant is to continue, with the generation prompt behind it.
 
-        Args:
-            messages: of the conversation.
-            max_length: the most tokens; the recipe's `max_prompt_length` when absent. A longer prompt loses tokens on
-                the left and is counted, or is refused where the rule is `drop`.
+        A prompt over the recipe's `max_prompt_length` loses tokens on the left and is counted, or is refused where the
+        rule is `drop`.
 
         Returns: `[P]` int32.
 
         Raises:
             RowRefused: as `encode_conversation`.
         """
-        return _accepted(self.encode_prompts([messages], max_length)[0])
+        return _accepted(self.encode_prompts([messages])[0])
 
-    def encode_prompts(
-        self, prompts: Sequence[Sequence[Message]], max_length: int | None = None
-    ) -> list[np.ndarray | RowRefused]:
+    def encode_prompts(self, prompts: Sequence[Sequence[Message]]) -> list[np.ndarray | RowRefused]:
         """As `encode_prompt` for many at once, with a refusal in the place of each refused prompt."""
-        longest = self.settings.max_prompt_length if max_length is None else max_length
         encoded = self._encode(prompts, self._render_prompt)
-        return [_or_refused(self._prompt, one, longest) for one in encoded]
+        return [_or_refused(self._prompt, one) for one in encoded]
 
     def encode_pair(
         self,
@@ -204,7 +199,8 @@ class ChatTokenizer:
             encoded = again
         return refusal
 
-    def _prompt(self, encoded: _Encoded, longest: int | None) -> np.ndarray:
+    def _prompt(self, encoded: _Encoded) -> np.ndarray:
+        longest = self.settings.max_prompt_length
         surplus = 0 if longest is None else len(encoded.token_ids) - longest
         if surplus <= 0:
             return encoded.token_ids
@@ -281,8 +277,8 @@ def _accepted(result: T | RowRefused) -> T:
     return result
 
 
-def _or_refused(function: Callable[..., T], encoded: _Encoded | RowRefused, argument: Any) -> T | RowRefused:
+def _or_refused(function: Callable[..., T], encoded: _Encoded | RowRefused, *arguments: Any) -> T | RowRefused:
     try:
-        return function(_accepted(encoded), argument)
+        return function(_accepted(encoded), *arguments)
     except RowRefused as refused:
         return refused

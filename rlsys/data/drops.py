@@ -6,12 +6,15 @@ from typing import Any
 
 from rlsys.errors import DataError
 
+_MAX_EXAMPLES = 5
+"""Of one reason."""
+
 
 class RowRefused(DataError):
     """One row cannot be used. `reason` is the short name under which it is counted."""
 
-    def __init__(self, reason: str, problem: str, *, value: object = None, fix: str = "") -> None:
-        super().__init__(problem, value=value, fix=fix)
+    def __init__(self, reason: str, problem: str, *, fix: str = "") -> None:
+        super().__init__(problem, fix=fix)
         self.reason = reason
 
 
@@ -25,15 +28,13 @@ class DropLog:
     {'invalid_json': 1}
     """
 
-    max_examples: int = 5
-    """Per reason."""
     by_reason: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
     def add(self, reason: str, where: str, problem: str) -> None:
         self.by_reason[reason] += 1
         kept = self.examples.setdefault(reason, [])
-        if len(kept) < self.max_examples:
+        if len(kept) < _MAX_EXAMPLES:
             kept.append({"where": where, "problem": problem[:300]})
 
     @property
@@ -53,4 +54,4 @@ class DropLog:
         self.by_reason.update(manifest["by_reason"])
         for reason, examples in manifest["examples"].items():
             kept = self.examples.setdefault(reason, [])
-            kept.extend(examples[: self.max_examples - len(kept)])
+            kept.extend(examples[: _MAX_EXAMPLES - len(kept)])

@@ -64,11 +64,6 @@ class MicroBatch:
         """N."""
         return len(self.row_indices)
 
-    @property
-    def num_useful_tokens(self) -> int:
-        """Positions that are not padding."""
-        return int(self.placements[:, 2].sum())
-
     def documents(self, values: np.ndarray) -> list[np.ndarray]:
         """Cut `[R, L]` values into one array per document, in the order of `row_indices`."""
         return [values[row, start : start + length] for row, start, length in self.placements]

@@ -10,6 +10,9 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+_RIGHT_SCORE = 1.0
+"""The least that counts as right; anything under it is wrong."""
+
 
 class ScoredSample(NamedTuple):
     """One sampled response and what the verifiers said of it; a plain 3-tuple serves as well.
@@ -46,7 +49,7 @@ class TokenPair:
     rejected_score: float
 
 
-def verifier_pairs(groups: Iterable[PromptGroup], *, seed: int, right_at: float = 1.0) -> list[TokenPair]:
+def verifier_pairs(groups: Iterable[PromptGroup], *, seed: int) -> list[TokenPair]:
     """One pair for each prompt that has both right and wrong samples; masked samples are never used.
 
     The draw depends on (seed, prompt id, the group's own samples) alone: neither the order of the prompts nor which
@@ -55,7 +58,6 @@ def verifier_pairs(groups: Iterable[PromptGroup], *, seed: int, right_at: float 
     Args:
         groups: (prompt id, samples) for each prompt, such as `mapping.items()`.
         seed: of the draw of one right and one wrong sample.
-        right_at: the least score that counts as right; anything under it is wrong.
 
     Returns:
         The pairs, in the order of the prompts.
@@ -69,7 +71,7 @@ def verifier_pairs(groups: Iterable[PromptGroup], *, seed: int, right_at: float 
         if prompt_id in seen:
             raise ValueError(f"prompt {prompt_id!r} came twice; merge its samples into one group")
         seen.add(prompt_id)
-        right, wrong = _split(prompt_id, samples, right_at=right_at)
+        right, wrong = _split(prompt_id, samples)
         if not right or not wrong:
             continue
         draw = seeded_random(seed, prompt_id)
@@ -88,7 +90,7 @@ def verifier_pairs(groups: Iterable[PromptGroup], *, seed: int, right_at: float 
     return pairs
 
 
-def count_groups(groups: Iterable[PromptGroup], *, right_at: float = 1.0) -> dict[str, int]:
+def count_groups(groups: Iterable[PromptGroup]) -> dict[str, int]:
     """How many prompts are `mixed` (they give a pair), `all_right`, `all_wrong` or `all_masked`, and masked samples.
 
     >>> count_groups([("a", [ScoredSample(np.array([2]), 1.0), ScoredSample(np.array([3]), 0.0)])])["mixed"]
@@ -96,7 +98,7 @@ def count_groups(groups: Iterable[PromptGroup], *, right_at: float = 1.0) -> dic
     """
     counts: Counter[str] = Counter(mixed=0, all_right=0, all_wrong=0, all_masked=0, masked_samples=0)
     for prompt_id, samples in groups:
-        right, wrong = _split(prompt_id, samples, right_at=right_at)
+        right, wrong = _split(prompt_id, samples)
         kind = {(True, True): "mixed", (True, False): "all_right", (False, True): "all_wrong"}
         counts[kind.get((bool(right), bool(wrong)), "all_masked")] += 1
         counts["masked_samples"] += len(samples) - len(right) - len(wrong)
@@ -109,9 +111,7 @@ def seeded_random(seed: int, *keys: str) -> random.Random:
     return random.Random(int.from_bytes(digest, "big"))
 
 
-def _split(
-    prompt_id: str, samples: Sequence[tuple[np.ndarray, float, bool]], *, right_at: float
-) -> tuple[list[int], list[int]]:
+def _split(prompt_id: str, samples: Sequence[tuple[np.ndarray, float, bool]]) -> tuple[list[int], list[int]]:
     right: list[int] = []
     wrong: list[int] = []
     for index, (_, score, masked) in enumerate(samples):
@@ -121,5 +121,5 @@ def _split(
             raise ValueError(
                 f"score of sample {index} of prompt {prompt_id!r} must be in [0, 1] or masked; got {score}"
             )
-        (right if score >= right_at else wrong).append(index)
+        (right if score >= _RIGHT_SCORE else wrong).append(index)
     return right, wrong

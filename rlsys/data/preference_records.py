@@ -136,7 +136,7 @@ class PreferencePair:
     chosen_score: float
     """A mean rating, or what verifiers gave."""
     rejected_score: float
-    decided_by: Literal["judge", "verifier", "relaxed"]
+    decided_by: Literal["judge", "relaxed"]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that the data reader takes for a pair, with where both responses come from."""

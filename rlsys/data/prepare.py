@@ -14,7 +14,7 @@ from rlsys.data.card import write_card
 from rlsys.data.chat import ChatTokenizer
 from rlsys.data.decontamination_gate import decontaminated_rows, gate_hashes
 from rlsys.data.drops import DropLog, RowRefused
-from rlsys.data.mixture import Map, mix
+from rlsys.data.mixture import mix
 from rlsys.data.prompts import PromptSet
 from rlsys.data.row import Row
 from rlsys.data.spool import file_sha256, spool_key
@@ -34,8 +34,6 @@ def prepare_store(
     *,
     layout: Layout = "rows",
     gate: Decontamination | None = None,
-    num_readers: int = 1,
-    run: Map = map,
 ) -> dict[str, Any]:
     """Mixes and tokenizes the sources into a store, with the data card beside it; a store made from the same is reused.
 
@@ -45,8 +43,6 @@ def prepare_store(
         folder: of the store. Beside it, `<folder>.work` holds what was read until the store is whole.
         layout: `rows` of conversations and texts, or `pairs`.
         gate: evaluation sets that the rows must not hold; its report lies beside the store.
-        num_readers: see `rlsys.data.mixture.mix`.
-        run: see there.
 
     Returns: the store's manifest; `about` has the data card, the rows dropped while tokenizing by reason, and counts
         of markers and cuts.
@@ -61,7 +57,7 @@ def prepare_store(
         return manifest
     work = folder.with_name(f"{folder.name}.work")
     chat = ChatTokenizer(load_tokenizer(tokenizer), data.templating)
-    mixture = mix(data, work, num_readers=num_readers, run=run)
+    mixture = mix(data, work)
     read = mixture.read if gate is None else _gated(mixture.read, gate, folder.parent)
     drops = DropLog()
     about: dict[str, Any] = {"card": mixture.card}

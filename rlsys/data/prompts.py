@@ -35,7 +35,7 @@ class PromptItem(NamedTuple):
 class PromptSet:
     """A finite set of prompts, in order.
 
-    >>> prompts = PromptSet.build(rows, chat, max_length=2048, drops=drops)  # doctest: +SKIP
+    >>> prompts = PromptSet.build(rows, chat, drops=drops)  # doctest: +SKIP
     >>> len(prompts), prompts[0].id  # doctest: +SKIP
     (7473, 'gsm8k/0')
     """
@@ -48,7 +48,6 @@ class PromptSet:
         rows: Iterable[Row],
         chat: "ChatTokenizer",
         *,
-        max_length: int | None = None,
         drops: DropLog | None = None,
         with_checks: bool = True,
         limit: int | None = None,
@@ -58,7 +57,6 @@ class PromptSet:
         Args:
             rows: of which the messages before the last assistant turn are the prompt.
             chat: encodes them.
-            max_length: see `ChatTokenizer.encode_prompt`.
             drops: counts unusable rows by reason and leaves them out; without it the first one is an error.
             with_checks: each row must have some; otherwise prompts have none, whatever the rows say.
             limit: the most prompts: the first usable ones.
@@ -66,7 +64,7 @@ class PromptSet:
         Raises:
             DataError: no prompt is left, two share an id, or (without `drops`) a row is unusable.
         """
-        usable = _items(rows, chat, max_length=max_length, drops=drops, with_checks=with_checks)
+        usable = _items(rows, chat, drops=drops, with_checks=with_checks)
         items = tuple(islice(usable, limit))
         if not items:
             reasons = {} if drops is None else dict(drops.by_reason)
@@ -96,11 +94,11 @@ class PromptSet:
 
 
 def _items(
-    rows: Iterable[Row], chat: "ChatTokenizer", *, max_length: int | None, drops: DropLog | None, with_checks: bool
+    rows: Iterable[Row], chat: "ChatTokenizer", *, drops: DropLog | None, with_checks: bool
 ) -> Iterator[PromptItem]:
     remaining = iter(rows)
     while batch := list(islice(remaining, _BATCH)):
-        for row, token_ids in zip(batch, chat.encode_prompts([row.prompt for row in batch], max_length), strict=True):
+        for row, token_ids in zip(batch, chat.encode_prompts([row.prompt for row in batch]), strict=True):
             try:
                 if isinstance(token_ids, RowRefused):
                     raise token_ids

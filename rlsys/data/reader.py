@@ -14,15 +14,12 @@ from rlsys.recipe.data import SourceSettings
 _HUB = "hf:"
 
 
-def read_rows(
-    source: SourceSettings | str | Path, *, drops: DropLog | None = None, wanted: Callable[[int], bool] | None = None
-) -> Iterator[Row]:
+def read_rows(source: SourceSettings | str | Path, *, drops: DropLog | None = None) -> Iterator[Row]:
     """The rows of a source in order, whatever form they are written in; `rlsys.data.formats` lists the forms.
 
     Args:
         source: a path, a glob, `hf:owner/name`, or a recipe's source; `take` and `filters` are left to the mixture.
         drops: counts wrong rows by reason and leaves them out; without it the first wrong row is an error.
-        wanted: given a record's ordinal in the source (from 0), whether to read it; how readers share a source.
 
     Raises:
         DataError: the source cannot be read; without `drops`, a row is wrong: names file, line and reason.
@@ -31,7 +28,7 @@ def read_rows(
     'conversation'
     """
     settings = source if isinstance(source, SourceSettings) else SourceSettings(path=str(source))
-    for ordinal, record in source_records(settings, wanted=wanted):
+    for ordinal, record in source_records(settings):
         try:
             if record.refused is not None:
                 raise record.refused
@@ -51,6 +48,10 @@ def source_records(
     source: SourceSettings, *, wanted: Callable[[int], bool] | None = None
 ) -> Iterator[tuple[int, Record]]:
     """(ordinal in the source, record): the ordinal counts on from file to file, whatever is skipped.
+
+    Args:
+        source: `take` and `filters` are left to the mixture.
+        wanted: given a record's ordinal (from 0), whether to read it; how readers share a source.
 
     Raises:
         DataError: the source cannot be read.

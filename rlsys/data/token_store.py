@@ -98,18 +98,6 @@ class TokenStore:
         part = slice(self._offsets[index], self._offsets[index + 1])
         return TokenizedRow(np.array(self._token_ids[part]), np.array(self._loss_weights[part]))
 
-    def verify(self) -> None:
-        """Reads everything and compares it with the digest of the manifest.
-
-        Raises:
-            DataError: the content changed since it was written.
-        """
-        found = _digest(self.folder, self.layout)
-        if found != self.digest:
-            raise DataError(
-                f"{self.folder} is damaged", value=found, fix="delete the folder and prepare the data again"
-            )
-
 
 class PairStore(TokenStore):
     """Reads a store of preference pairs: `len` counts pairs, `pair(i)` reads one."""

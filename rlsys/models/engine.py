@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlsys.algorithms.metric_sums import MetricSums, finish_sums
+from rlsys.algorithms.metric_sums import MetricSums, add_sums, finish_sums
 from rlsys.algorithms.step_guard import ADVANTAGE, ALL_MASKED, GRADIENT, LOSS, StepReport
 from rlsys.data.packing import MicroBatch, Row, Unit, dummy_micro_batch, micro_batches
 from rlsys.errors import TrainingError
@@ -192,7 +192,7 @@ class TrainEngine:
     ) -> tuple[MetricSums, bool]:
         """Gradients of all micro-batches; returns this rank's metric sums and whether its losses are finite."""
         self.engine.train()
-        parts: MetricSums = {}
+        parts: list[MetricSums] = []
         loss_is_finite = True
         for index, batch in enumerate(batches):
             self.engine.set_gradient_accumulation_boundary(index == len(batches) - 1)
@@ -201,8 +201,7 @@ class TrainEngine:
                 loss = sum(tensor.sum() for tensor in outputs.values()) * 0.0
             else:
                 loss, sums = objective(self._step_input(batch, outputs, totals))
-                for key, value in sums.items():
-                    parts[key] = parts[key] + value if key in parts else value
+                parts.append(sums)
                 if not math.isfinite(loss.item()):
                     loss_is_finite = False
                     # DeepSpeed refuses a step whose gradient norm is not finite; a loss without a usable gradient
@@ -210,7 +209,7 @@ class TrainEngine:
                     loss = sum(tensor.sum() for tensor in outputs.values()) * math.nan
             # DeepSpeed averages gradients over ranks; the objective's denominators are global already.
             self.engine.backward(loss * self.group.world_size, scale_wrt_gas=False)
-        return parts, loss_is_finite
+        return add_sums(parts), loss_is_finite
 
     def _apply(self, sums: MetricSums, loss_is_finite: bool, lr: float) -> StepReport:
         """The optimizer step, unless the gradient is not finite."""

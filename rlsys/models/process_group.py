@@ -2,7 +2,6 @@
 
 import datetime
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,14 +39,6 @@ class ProcessGroup:
         gathered: list[Any] = [None] * self.world_size
         dist.all_gather_object(gathered, item, group=self.handle)
         return gathered
-
-    def sum(self, values: Sequence[float]) -> list[float]:
-        """Sums over the ranks, in float64. Collective."""
-        if self.world_size == 1:
-            return list(values)
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(tensor, group=self.handle)
-        return tensor.tolist()
 
     def barrier(self) -> None:
         """Returns when every rank has called it."""

@@ -43,11 +43,6 @@ class SamplingSettings(Section):
     ignore_end: bool = False
     """Goes on after an end token: for measurements of speed only."""
 
-    @property
-    def greedy(self) -> "SamplingSettings":
-        """The same, always taking the likeliest token."""
-        return self.model_copy(update={"temperature": 0.0, "top_p": 1.0})
-
 
 @cache
 def engine_keys() -> frozenset[str]:

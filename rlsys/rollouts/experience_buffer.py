@@ -35,11 +35,6 @@ class ExperienceBuffer(Generic[Reference]):
     def __len__(self) -> int:
         return len(self._groups)
 
-    @property
-    def num_tokens(self) -> int:
-        """Response tokens held."""
-        return sum(sum(group.summary.lengths) for group in self._groups.values())
-
     def put(self, summary: GroupSummary, reference: Reference) -> None:
         """Holds a group that `Ledger.finished` has just accepted; one of an earlier attempt is replaced."""
         self._groups[summary.ordinal] = BufferedGroup(summary, reference)

@@ -151,9 +151,7 @@ def test_a_scalar_model_starts_from_a_policy_or_from_another_one(groups, tmp_pat
     backbone = AutoModelForCausalLM.from_pretrained(policy).model
     for (name, mine), (_, theirs) in zip(loaded.model.named_parameters(), backbone.named_parameters(), strict=True):
         assert torch.equal(mine, theirs), name
-    head = loaded.score.weight.detach()
-    assert head.shape == (1, 16)
-    assert head.std().item() == pytest.approx(17**-0.5, rel=0.5)
+    assert loaded.score.weight.shape == (1, 16)
     groups.value.load(ModelSettings(path=str(first)), LEARNER).get()
     again = AutoModelForSequenceClassification.from_pretrained(exported(groups.value, tmp_path / "again"))
     assert torch.equal(again.score.weight, loaded.score.weight)

@@ -134,7 +134,7 @@ def test_top_p_logprobs_are_normalised_over_what_is_left(lab: Lab):
 
 
 def test_greedy_is_what_hugging_face_generates(lab: Lab):
-    sampling = SamplingSettings(max_tokens=40, ignore_end=True).greedy
+    sampling = SamplingSettings(max_tokens=40, temperature=0.0, ignore_end=True)
     (rollout,) = lab.engine.run(sample, PROMPT, [0], sampling)
     with torch.no_grad():
         expected = lab.model.generate(

@@ -40,13 +40,6 @@ def test_padding_prompt_and_masked_tokens_are_passed_over():
     assert returns.tolist() == [[0, 1.875, 0, 3.5, 8.0, 0]]
 
 
-def test_packed_sequences_do_not_see_each_other():
-    rewards, values = torch.tensor([0.0, 0, 8]), torch.tensor([2.0, 4, 6])
-    packed = {"mask": torch.ones(1, 6), "sequence_ids": torch.tensor([[0, 0, 0, 1, 1, 1]])}
-    advantages, _ = gae(rewards.repeat(2)[None], values.repeat(2)[None], gamma=0.5, lam=0.5, **packed)
-    assert advantages.tolist() == [[-0.125, -0.5, 2.0, -0.125, -0.5, 2.0]]
-
-
 def brute_force(rewards: np.ndarray, values: np.ndarray, gamma: float, lam: float) -> np.ndarray:
     """A_t as the lambda-weighted mean of all n-step advantages (arXiv 1506.02438, eq. 15), for a finite sequence."""
     size = len(rewards)
@@ -129,13 +122,6 @@ def test_rewards_put_the_score_on_the_last_token():
     kl = torch.tensor([[NAN, 1.0, 2, 3, NAN], [NAN, 0, 0, 4, 8], [NAN] * 5])
     rewards = per_token_rewards(torch.tensor([10.0, -10.0, NAN]), kl, mask, beta=0.5)
     assert rewards.tolist() == [[0, -0.5, -1, 8.5, 0], [0, 0, 0, -2, -14], [0] * 5]
-
-
-def test_rewards_of_packed_sequences():
-    mask = torch.tensor([[0.0, 1, 1, 0, 1, 0]])
-    ids = torch.tensor([[1, 1, 1, 0, 0, -1]])
-    rewards = per_token_rewards(torch.tensor([5.0, 7.0]), None, mask, sequence_ids=ids)
-    assert rewards.tolist() == [[0, 0, 7, 0, 5, 0]]
 
 
 def test_whitening_by_hand():

@@ -52,7 +52,7 @@ def check_policy(settings: AlgorithmSettings, *, lag: bool, spread: float = 0.4)
         lag_weights=layout.put([s.lag for s in sequences]) if lag else None,
         sequence_ids=layout.sequence_ids(),
     )
-    denominator = count_denominator(batch.mask, settings.aggregation, batch.sequence_ids)
+    denominator = sum(count_denominator(torch.ones(1, length), settings.aggregation) for length in LENGTHS)
     loss, _ = policy_loss(batch, settings, denominator=denominator, max_length=MAX_LENGTH)
     loss.backward()
 

@@ -37,11 +37,6 @@ def test_literals_agree_with_registries(literal, registry):
     assert set(get_args(literal)) == set(registry)
 
 
-def test_properties_agree_with_the_registry():
-    for name, estimator in ADVANTAGES.items():
-        assert AlgorithmSettings(advantage=name).needs_values == estimator.needs_values
-
-
 @pytest.mark.parametrize(
     "module",
     ["rlsys.recipe.algorithm", "rlsys.algorithms.schedule", "rlsys.algorithms.shaping", "rlsys.algorithms.step_guard"],

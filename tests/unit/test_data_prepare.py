@@ -93,14 +93,6 @@ def test_a_store_is_made_again_when_an_evaluation_file_of_its_gate_changes(tmp_p
     assert prepare_store(data, tokenizer, folder, gate=gate)["rows"] == 15
 
 
-def test_the_store_is_in_the_order_of_the_mixture(tmp_path: Path, tokenizer: str):
-    data = DataSettings(source=(written(tmp_path, "sums", *GOOD),), seed=3)
-    digests = {
-        prepare_store(data, tokenizer, tmp_path / name, num_readers=n)["digest"] for name, n in (("a", 1), ("b", 3))
-    }
-    assert len(digests) == 1
-
-
 def test_a_store_of_pairs(tmp_path: Path, tokenizer: str):
     pair = {"prompt": "1+1?", "chosen": "2", "rejected": "three", "margin": 2.0}
     data = DataSettings(source=(written(tmp_path, "pairs", pair, GOOD[0]),))

@@ -1,6 +1,5 @@
 """IFBench's constraints by hand-worked responses: one that follows, one that does not, one that says nothing."""
 
-import pytest
 from constraint_verdicts import follows
 
 from rlsys.verifiers.ifbench.table import CONSTRAINTS, REFUSED
@@ -109,26 +108,10 @@ CASES = [
     ("custom:date_format_list", {}, "1796-04-12, 1805-12-02", "1796-4-12", "1796-00-00"),
 ]  # fmt: skip
 
-NAMES = [f"{id} {number}" for number, (id, *_) in enumerate(CASES)]
-
 
 def test_every_constraint_has_a_case():
     assert {id for id, *_ in CASES} | {"repeat:repeat_span"} == {constraint.id for constraint in CONSTRAINTS}
     assert len(CONSTRAINTS) + len(REFUSED) == 58
-
-
-@pytest.mark.parametrize("mode", ["eval", "reward"])
-@pytest.mark.parametrize(("id", "arguments", "good", "bad", "hollow"), CASES, ids=NAMES)
-def test_what_follows_and_what_does_not(id, arguments, good, bad, hollow, mode):
-    assert follows(id, arguments, good, mode=mode)
-    assert not follows(id, arguments, bad, mode=mode)
-
-
-@pytest.mark.parametrize(("id", "arguments", "good", "bad", "hollow"), CASES, ids=NAMES)
-def test_reward_mode_does_not_pay_for_what_says_nothing(id, arguments, good, bad, hollow):
-    if hollow is not None:
-        assert follows(id, arguments, hollow, mode="eval")
-        assert not follows(id, arguments, hollow, mode="reward")
 
 
 def test_a_span_is_of_characters_to_the_reference_and_of_words_to_its_prompts():

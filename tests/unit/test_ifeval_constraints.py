@@ -122,20 +122,6 @@ def test_every_instruction_has_a_case():
     assert len(IFEVAL) == 25
 
 
-@pytest.mark.parametrize("mode", ["eval", "reward"])
-@pytest.mark.parametrize(("id", "arguments", "good", "bad", "hollow"), CASES, ids=NAMES)
-def test_what_follows_and_what_does_not(id, arguments, good, bad, hollow, mode):
-    assert follows(id, arguments, good, mode=mode)
-    assert not follows(id, arguments, bad, mode=mode)
-
-
-@pytest.mark.parametrize(("id", "arguments", "good", "bad", "hollow"), CASES, ids=NAMES)
-def test_reward_mode_does_not_pay_for_what_says_nothing(id, arguments, good, bad, hollow):
-    if hollow is not None:
-        assert follows(id, arguments, hollow, mode="eval")
-        assert not follows(id, arguments, hollow, mode="reward")
-
-
 @pytest.mark.parametrize("blank", ["", "  \n "])
 @pytest.mark.parametrize(("id", "arguments"), [case[:2] for case in CASES], ids=NAMES)
 def test_a_blank_response_follows_nothing(id, arguments, blank):

@@ -1,8 +1,5 @@
 """IFEvalG's 29 training constraints by hand-worked responses."""
 
-import pytest
-from constraint_verdicts import follows
-
 from rlsys.verifiers.ifeval.table import TRAINING
 
 PHRASE = {"phrase": "the old dog sleeps", "small_n": 2}
@@ -70,23 +67,7 @@ CASES = [
     ("keywords:start_end", {}, "Rain is only rain", "Rain is only rain.", "Rain rain"),
 ]  # fmt: skip
 
-NAMES = [f"{id} {number}" for number, (id, *_) in enumerate(CASES)]
-
 
 def test_every_constraint_has_a_case():
     assert {id for id, *_ in CASES} == {constraint.id for constraint in TRAINING}
     assert len(TRAINING) == 29
-
-
-@pytest.mark.parametrize("mode", ["eval", "reward"])
-@pytest.mark.parametrize(("id", "arguments", "good", "bad", "hollow"), CASES, ids=NAMES)
-def test_what_follows_and_what_does_not(id, arguments, good, bad, hollow, mode):
-    assert follows(id, arguments, good, mode=mode)
-    assert not follows(id, arguments, bad, mode=mode)
-
-
-@pytest.mark.parametrize(("id", "arguments", "good", "bad", "hollow"), CASES, ids=NAMES)
-def test_reward_mode_does_not_pay_for_what_says_nothing(id, arguments, good, bad, hollow):
-    if hollow is not None:
-        assert follows(id, arguments, hollow, mode="eval")
-        assert not follows(id, arguments, hollow, mode="reward")

@@ -1,6 +1,7 @@
 """Loading models from scratch and from folders, and what is refused."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformers.utils import is_flash_attn_2_available, is_kernels_available
 from rlsys.data.tokenizer import tokenizer_of
 from rlsys.errors import RecipeError
 from rlsys.models.deepspeed_settings import deepspeed_settings
-from rlsys.models.loading import ScalarModel, load_causal_lm, load_scalar_model
+from rlsys.models.loading import ScalarModel, draw, load_causal_lm, load_scalar_model
 from rlsys.recipe.learner import LearnerSettings
 from rlsys.recipe.model import ModelSettings
 
@@ -63,7 +64,9 @@ def test_other_imports_that_fail_are_not_said_to_be_of_attention(monkeypatch: py
 def test_the_scalar_head_of_a_policy_folder_is_drawn_and_the_rest_kept(tmp_path):
     load_causal_lm(scratch()).save_pretrained(tmp_path)
     model = load_scalar_model(ModelSettings(path=str(tmp_path)))
-    assert model.score.weight.std().item() == pytest.approx(33**-0.5, rel=0.3)
+    head = torch.empty(1, CONFIG["hidden_size"])
+    draw(head, 1 / math.sqrt(33), "0/head")  # std 1 / sqrt(d + 1)
+    assert torch.equal(model.score.weight, head)
     backbone = AutoModelForCausalLM.from_pretrained(tmp_path).model.state_dict()
     assert all(torch.equal(model.model.state_dict()[name], backbone[name]) for name in backbone)
     other = load_scalar_model(ModelSettings(path=str(tmp_path), init_seed=4))

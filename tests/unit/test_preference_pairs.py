@@ -59,11 +59,11 @@ def test_a_pair_depends_on_seed_and_its_own_prompt_alone():
     assert {pair.prompt_id: (pair.chosen_sample, pair.rejected_sample) for pair in other} != drawn
 
 
-def test_plain_tuples_and_a_lower_bar_for_right():
+def test_plain_tuples_serve_and_half_right_is_wrong():
     samples = [(np.array([1]), 0.5, False), (np.array([2]), 0.4, False)]
     assert verifier_pairs([("p", samples)], seed=0) == []
-    (pair,) = verifier_pairs([("p", samples)], seed=0, right_at=0.5)
-    assert (pair.chosen_score, pair.rejected_score) == (0.5, 0.4)
+    (pair,) = verifier_pairs([("p", [samples[0], (np.array([3]), 1.0, False)])], seed=0)
+    assert (pair.chosen_score, pair.rejected_score) == (1.0, 0.5)
 
 
 def test_an_unmasked_score_that_is_no_score_is_refused():

@@ -44,7 +44,6 @@ _UNIT = re.compile(r"[A-Za-z0-9 .,'/^²³°-]{0,60}")
 _NO_UNIT = frozenset(["or", "and", "not", "maybe", "either", "if", "else", "but", "than", "is", "are", "possibly"])
 _PERCENT_UNITS = frozenset(("percent", "percentage", "pct", "percents"))
 _DEGREE_UNITS = frozenset(("degree", "degrees", "deg"))
-_CLOSINGS = {"(": ")]", "[": "])"}
 
 
 def read_answer(latex: str) -> Answer:

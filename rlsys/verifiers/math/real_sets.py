@@ -2,14 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 
 from rlsys.verifiers.math.answer import Answer, Collection, Relation, SetOperation, Value
-from rlsys.verifiers.math.expression import Call, Const, Expr, Num, Sym, negative, numeric_value, symbols
+from rlsys.verifiers.math.expression import Call, Const, Expr, Sym, negative, numeric_value, symbols
 
 _INFINITY = Const("inf")
 _MINUS_INFINITY = negative(_INFINITY)
-_ZERO = Num(Fraction(0))
 
 
 @dataclass(frozen=True, slots=True)
