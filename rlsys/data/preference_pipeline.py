@@ -9,13 +9,13 @@ waits for: all responses, then all ratings   after a kill: asks for what is not 
 
 import asyncio
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlsys.checkpoint.durable_file import write_durably
 from rlsys.data.judge import Rater
 from rlsys.data.judge_backend import TextBackend
 from rlsys.data.preference_binarise import binarise
@@ -116,13 +116,7 @@ async def judged_pairs(
 
 def write_pairs(file: Path, pairs: Sequence[PreferencePair]) -> None:
     """Writes pairs as JSON lines that the data reader takes; the file appears whole or not at all."""
-    partial = file.with_suffix(".partial")
-    with open(partial, "w", encoding="ascii") as stream:
-        for pair in pairs:
-            stream.write(json.dumps(pair.to_json()) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)
+    write_durably(file, (json.dumps(pair.to_json()).encode() + b"\n" for pair in pairs))
 
 
 def _require_usable(
