@@ -34,38 +34,13 @@ SET_ASIDE = ".set-aside-"
 
 @dataclass(frozen=True, slots=True)
 class StageFolder:
-    """Where one stage leaves what it makes.
+    """Where one stage leaves what it makes, and whether it is done.
 
-    >>> StageFolder(Path("runs/mine/05-rlvr")).checkpoints.as_posix()
-    'runs/mine/05-rlvr/checkpoints'
+    >>> StageFolder(Path("runs/mine/05-rlvr")).result is None
+    True
     """
 
     path: Path
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of a `CheckpointStore`."""
-        return self.path / "checkpoints"
-
-    @property
-    def hf(self) -> Path:
-        """The exported model."""
-        return self.path / "hf"
-
-    @property
-    def rollouts(self) -> Path:
-        """Rollouts to look at, a file a step."""
-        return self.path / "rollouts"
-
-    @property
-    def eval(self) -> Path:
-        """Evaluation results."""
-        return self.path / "eval"
-
-    @property
-    def ends(self) -> Path:
-        """The `ChainFile` of how each ordinal ended."""
-        return self.path / "ends.jsonl"
 
     @property
     def result(self) -> dict[str, Any] | None:

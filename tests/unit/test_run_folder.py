@@ -96,17 +96,10 @@ def test_two_drivers_never_share_a_folder_and_a_killed_one_holds_nothing(tmp_pat
     open_run(path).close()
 
 
-def test_stage_folders_have_their_places_and_a_mark_when_done(tmp_path: Path):
+def test_a_stage_has_its_folder_and_a_mark_when_done(tmp_path: Path):
     with open_run(tmp_path / "mine") as run:
         stage = run.stage(5, "rlvr")
         assert stage.path == tmp_path / "mine" / "05-rlvr" and stage.path.is_dir()
-        assert [p.name for p in (stage.checkpoints, stage.hf, stage.rollouts, stage.eval, stage.ends)] == [
-            "checkpoints",
-            "hf",
-            "rollouts",
-            "eval",
-            "ends.jsonl",
-        ]
         assert stage.result is None
         stage.finish({"accuracy": 0.8})
         assert run.stage(5, "rlvr").result == {"accuracy": 0.8}
@@ -130,21 +123,21 @@ def test_resuming_from_a_checkpoint_gives_up_everything_later(tmp_path: Path):
     path = tmp_path / "mine"
     with open_run(path) as run:
         for number, label in ((1, "sft"), (2, "rlvr"), (3, "evaluate")):
-            commit(run.stage(number, label).checkpoints, 10, 20)
+            commit(run.stage(number, label).path / "checkpoints", 10, 20)
             run.stage(number, label).finish({})
     checkpoint = path / "02-rlvr" / "checkpoints" / "step_000010"
     with open_run(path, resume=str(checkpoint)) as run:
         assert run.stage(1, "sft").result == {}
         assert run.stage(2, "rlvr").result is None
-        assert CheckpointStore(run.stage(1, "sft").checkpoints).steps == [10, 20]
-        assert CheckpointStore(run.stage(2, "rlvr").checkpoints).steps == [10]
+        assert CheckpointStore(run.stage(1, "sft").path / "checkpoints").steps == [10, 20]
+        assert CheckpointStore(run.stage(2, "rlvr").path / "checkpoints").steps == [10]
         assert (path / "03-evaluate.set-aside-1").is_dir() and not (path / "03-evaluate").exists()
 
 
 def test_resuming_from_what_is_no_checkpoint_of_this_run_is_refused(tmp_path: Path, monkeypatch):
     for name in ("mine", "other"):
         with open_run(tmp_path / name) as run:
-            commit(run.stage(1, "sft").checkpoints, 1)
+            commit(run.stage(1, "sft").path / "checkpoints", 1)
     checkpoints = tmp_path / "mine" / "01-sft" / "checkpoints"
     (checkpoints / "step_000002").mkdir()
     for wrong, message in (
@@ -174,7 +167,7 @@ def test_a_check_finds_what_a_start_would_and_makes_nothing(tmp_path: Path):
     path = tmp_path / "mine"
     assert RunFolder.check(path, resume="auto") == ([], None) and not path.exists()
     with open_run(path) as run:
-        commit(run.stage(1, "sft").checkpoints, 1)
+        commit(run.stage(1, "sft").path / "checkpoints", 1)
     before = tree(path)
     checkpoint = path / "01-sft" / "checkpoints" / "step_000001"
     starts, found = RunFolder.check(path, resume=str(checkpoint))
