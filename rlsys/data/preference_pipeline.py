@@ -28,6 +28,8 @@ from rlsys.data.response_store import ResponseStore
 from rlsys.errors import DataError
 from rlsys.recipe.preferences import JudgedPreferenceSettings
 
+PAIRS_FILE = "pairs.jsonl"
+
 
 @dataclass(frozen=True, slots=True)
 class JudgedPairs:
@@ -110,7 +112,7 @@ async def judged_pairs(
     )
     relaxed_counts.update(counts)
     pairs = [*kept, *wider]
-    write_pairs(folder / "pairs.jsonl", pairs)
+    write_pairs(folder / PAIRS_FILE, pairs)
     return JudgedPairs(pairs, response_counts, rating_counts, binarised, verified, relaxed_counts)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlsys.checkpoint.durable_file import write_durably
+from rlsys.data.card import CARD_FILE
 from rlsys.data.decontamination_gate import decontaminated_rows
 from rlsys.data.row import Row, row_to_json
 from rlsys.data.spool import file_sha256
@@ -15,7 +16,6 @@ from rlsys.errors import DataError
 from rlsys.recipe.decontamination import Decontamination
 
 ROWS_FILE = "rows.jsonl"
-CARD_FILE = "data_card.json"
 
 
 @dataclass(frozen=True, slots=True)
