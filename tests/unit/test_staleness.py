@@ -1,10 +1,9 @@
 """The staleness arithmetic by hand."""
 
-import numpy as np
 import pytest
 from chain_audit import audit_ends
 
-from rlsys.rollouts.staleness import free_places, fresh_tokens, oldest_trainable
+from rlsys.rollouts.staleness import free_places, oldest_trainable
 
 
 @pytest.mark.parametrize(
@@ -33,10 +32,6 @@ def test_free_places_is_the_formula_of_the_design(k, version, trained, left, unt
 @pytest.mark.parametrize("batch, k, expected", [(0, 0, 0), (3, 0, 3), (3, 2, 1), (1, 4, 0)])
 def test_the_oldest_trainable_version(batch, k, expected):
     assert oldest_trainable(batch, k) == expected
-
-
-def test_fresh_tokens_are_those_not_under_the_bound():
-    assert fresh_tokens(np.array([1, 2, 3, 3], np.int32), 2).tolist() == [False, True, True, True]
 
 
 @pytest.mark.parametrize(
