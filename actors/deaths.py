@@ -2,6 +2,8 @@
 
 from ray import exceptions
 
+from rlsys.errors import ActorError, RlsysError
+
 DEATHS = (
     exceptions.RayActorError,
     exceptions.OutOfMemoryError,  # ended by Ray's memory monitor, which is on unless it is turned off
@@ -10,6 +12,17 @@ DEATHS = (
     exceptions.ActorPlacementGroupRemoved,
     exceptions.RuntimeEnvSetupError,
 )
+
+
+def told(error: exceptions.RayError, who: str) -> RlsysError:
+    """Ray's error as one of ours: what the actor raised on purpose, or an ActorError that says who failed and how."""
+    if isinstance(error, exceptions.RayTaskError):
+        if isinstance(error.cause, RlsysError):
+            return error.cause
+        return ActorError(f"{who} failed: {error.cause!r}", fix="see its log")
+    if isinstance(error, DEATHS):
+        return ActorError(f"{who} died: {error}", fix="see its log")
+    return ActorError(f"the answer of {who} is lost: {error}")
 
 
 def end_of(death: BaseException) -> str:

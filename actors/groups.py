@@ -15,7 +15,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.cluster import require_node
-from actors.deaths import DEATHS
+from actors.deaths import told
 from rlsys.checkpoint.seal import FileDigest
 from rlsys.errors import ActorError, RlsysError
 from rlsys.recipe.learner import LearnerSettings
@@ -108,14 +108,8 @@ class Pending(Generic[T]):
     def _take(self, ref: Any, rank: int) -> Any:
         try:
             return ray.get(ref)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, RlsysError):
-                raise error.cause from error
-            raise ActorError(f"{self._who(rank)} failed: {error.cause!r}", fix="see its log") from error
-        except DEATHS as error:
-            raise ActorError(f"{self._who(rank)} died: {error}", fix="see its log") from error
         except ray.exceptions.RayError as error:
-            raise ActorError(f"the answer of {self._who(rank)} is lost: {error}") from error
+            raise told(error, self._who(rank)) from error
 
     def _who(self, rank: int) -> str:
         seconds = time.monotonic() - self._since

@@ -14,10 +14,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
-from actors.deaths import DEATHS
+from actors.deaths import DEATHS, told
 from rlsys.data.judge import Judge, RatingRequest, Reply, judge_name
 from rlsys.data.judge_endpoint import Endpoint
-from rlsys.errors import ActorError, RlsysError
+from rlsys.errors import ActorError
 from rlsys.recipe.preferences import JudgeSettings
 
 
@@ -139,9 +139,7 @@ class JudgeGroup:
                 f"judge {index} sent no reply", value=limit, fix="raise its deadline, or look at its log"
             ) from None
         except RayTaskError as error:
-            if isinstance(error.cause, RlsysError):
-                raise error.cause from error
-            raise ActorError(f"judge {index} failed: {error.cause!r}") from error
+            raise told(error, f"judge {index}") from error
         except DEATHS as error:
             raise JudgeLostError(
                 f"judge {index} died: {error}", fix="start again: what was answered is kept"

@@ -8,8 +8,7 @@ import numpy as np
 import ray
 from ray import exceptions
 
-from actors.deaths import DEATHS
-from rlsys.errors import ActorError, RlsysError
+from actors.deaths import told
 from rlsys.recipe.rollout import UpdateMode
 from rlsys.types import PolicyVersion
 from rlsys.weights.publisher import PublicationSettings, Reception
@@ -41,14 +40,8 @@ class RayPending(Generic[T]):
                     raise TimeoutError(f"{self._owner} did not answer in {timeout:g} s")
                 ray.get(ready)
             return ray.get(self._refs[0])
-        except exceptions.RayTaskError as error:
-            if isinstance(error.cause, RlsysError):
-                raise error.cause from error
-            raise ActorError(f"{self._owner} failed: {error.cause!r}", fix="see its log") from error
-        except DEATHS as error:
-            raise ActorError(f"{self._owner} died: {error}", fix="replace it") from error
         except exceptions.RayError as error:
-            raise ActorError(f"the answer of {self._owner} is lost: {error}") from error
+            raise told(error, self._owner) from error
 
 
 class RayLearner:

@@ -16,6 +16,7 @@ import ray.exceptions
 
 from actors.crew import Crew
 from actors.data_tasks import ModelFolder
+from actors.deaths import told
 from actors.groups import ModelGroup, Pending
 from actors.pump import RolloutPump
 from actors.roster_publisher import RosterPublisher
@@ -275,9 +276,9 @@ class RunContext:
     def worker_spans(self) -> list[Span]:
         """What the rollout workers did since the last call; what one is slow to tell comes with a later call."""
         refs = self._late_spans + [worker.drain_spans.remote() for worker in self.crew.workers]
-        told, self._late_spans = ray.wait(refs, num_returns=len(refs), timeout=SPANS_WAIT_S) if refs else ([], [])
+        ready, self._late_spans = ray.wait(refs, num_returns=len(refs), timeout=SPANS_WAIT_S) if refs else ([], [])
         spans: list[Span] = []
-        for ref in told:
+        for ref in ready:
             try:
                 spans += ray.get(ref)
             except ray.exceptions.RayError:  # it died with its spans; whoever samples next notices
@@ -337,10 +338,8 @@ def get(ref: Any, *, timeout_s: float, what: str, setting: str = "cluster.operat
     except ray.exceptions.GetTimeoutError:
         raise ActorError(f"{what} did not end", value=f"{timeout_s:g} s", fix=f"raise {setting}") from None
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, RlsysError):
-            raise error.cause from error
-        raise ActorError(f"{what} failed: {error.cause!r}") from error
-    except ray.exceptions.RayError as error:
+        raise told(error, what) from error
+    except ray.exceptions.RayError as error:  # work, unlike an actor, does not die
         raise ActorError(f"{what} failed: {error}") from error
 
 

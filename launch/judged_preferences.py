@@ -21,15 +21,13 @@ from launch.engine_turns import EngineTurns, ServedModel
 from rlsys.data.judge import Judge, Rater
 from rlsys.data.judge_backend import TextBackend
 from rlsys.data.judge_endpoint import Endpoint
-from rlsys.data.preference_pipeline import JudgedPairs, judged_pairs
+from rlsys.data.preference_pipeline import PAIRS_FILE, JudgedPairs, judged_pairs
 from rlsys.data.preference_prompts import PromptSelection
 from rlsys.errors import DataError
 from rlsys.recipe.data import DataSettings, SourceSettings
 from rlsys.recipe.preferences import JudgeSettings
 from rlsys.recipe.stages import JudgedPreferencesStage, SftStage
 from rlsys.types import Check, Outcome
-
-PAIRS_FILE = "pairs.jsonl"
 
 
 def run_judged_preferences(context: RunContext, stage: StageContext) -> dict[str, Any]:

@@ -211,8 +211,7 @@ class RlvrRun:
 
     def record_ends(self, groups: Sequence[BufferedGroup[GroupReference]], step: int) -> None:
         """Appends how ordinals ended to the chain file, and has the batch's rollouts written."""
-        ends = [[ordinal, end.kind, end.detail] for ordinal, end in self.ledger.drain_ends()]
-        self.chain_position = self.chain.append(ends)
+        self.chain_position = self.chain.append(end.record(ordinal) for ordinal, end in self.ledger.drain_ends())
         every = self.settings.save_rollouts_every
         self.collect_writes(timeout_s=0)
         if every and step % every == 0:

@@ -15,28 +15,12 @@ Gather = Callable[[], Mapping[str, FileDigest] | None]
 """Waits for the components' writes and gives digests that they made; called in the committer's thread."""
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """A checkpoint that is on the disk.
-
-    >>> Committed(100, seconds=2.5, num_bytes=1_000, removed=(80,)).step
-    100
-    """
-
-    step: int
-    seconds: float
-    """From `submit` to the rename."""
-    num_bytes: int
-    removed: tuple[int, ...]
-    """Steps whose checkpoints the retention let go."""
-
-
 @dataclass(slots=True)
 class _Commit:
     transaction: Transaction
     started: float
     done: threading.Event = field(default_factory=threading.Event)
-    result: Committed | None = None
+    succeeded: bool = False
     error: Exception | None = None
 
 
@@ -55,8 +39,8 @@ class BackgroundCommitter:
 
     def submit(
         self, transaction: Transaction, *, metadata: Mapping[str, Any] | None = None, gather: Gather | None = None
-    ) -> Committed | None:
-        """Starts a commit and returns; waits first for the one before, and gives its outcome.
+    ) -> None:
+        """Starts a commit and returns; waits first for the one before.
 
         Args:
             transaction: begun, with its writers at work or done.
@@ -67,7 +51,7 @@ class BackgroundCommitter:
             CheckpointError: the commit before failed. This one is not started, and its transaction is cancelled.
         """
         try:
-            before = self.wait()
+            self.wait()
         except CheckpointError:
             transaction.cancel()
             raise
@@ -76,10 +60,9 @@ class BackgroundCommitter:
         def run() -> None:
             try:
                 sealed = gather() if gather is not None else None
-                manifest = transaction.commit(metadata=metadata, sealed=sealed)
-                seconds = time.monotonic() - commit.started
-                removed = tuple(self._store.remove_old())
-                commit.result = Committed(manifest.step, seconds, manifest.num_bytes, removed)
+                transaction.commit(metadata=metadata, sealed=sealed)
+                self._store.remove_old()
+                commit.succeeded = True
             except Exception as error:  # the thread's boundary: `poll` and `wait` raise it in the caller's
                 transaction.cancel()
                 commit.error = error
@@ -88,34 +71,31 @@ class BackgroundCommitter:
 
         # A daemon, as a thread that hangs on a dead file system must not keep the process from ending.
         threading.Thread(target=run, name=f"commit-{transaction.step}", daemon=True).start()
-        return before
 
-    def poll(self) -> Committed | None:
-        """The outcome of the commit under way, None while there is none. Call it once a step.
+    def poll(self) -> None:
+        """Looks whether the commit under way has ended. Call it once a step.
 
         Raises:
             CheckpointError: it failed, or its deadline has passed. The committer can be used again.
         """
         commit = self._commit
         if commit is None:
-            return None
+            return
         if not commit.done.is_set():
             if time.monotonic() - commit.started < self._deadline_s:
-                return None
+                return
             # No `cancel` here: removing files could hang as the commit does.
             commit.transaction.give_up()
         self._commit = None
-        return self._outcome(commit)
+        self._require_success(commit)
 
-    def wait(self) -> Committed | None:
-        """As `poll`, but waits for the outcome, until the deadline at most."""
+    def wait(self) -> None:
+        """As `poll`, but waits for the end, until the deadline at most."""
         while self._commit is not None:
             self._commit.done.wait(max(0.0, self._commit.started + self._deadline_s - time.monotonic()))
-            if (outcome := self.poll()) is not None:
-                return outcome
-        return None
+            self.poll()
 
-    def _outcome(self, commit: _Commit) -> Committed:
+    def _require_success(self, commit: _Commit) -> None:
         step = commit.transaction.step
         if isinstance(commit.error, CheckpointError):
             raise commit.error
@@ -124,10 +104,9 @@ class BackgroundCommitter:
                 f"the checkpoint of step {step} failed: a component could not write its part",
                 value=f"{type(commit.error).__name__}: {commit.error}",
             ) from commit.error
-        if commit.result is None:
+        if not commit.succeeded:
             raise CheckpointError(
                 f"the checkpoint of step {step} was not done by its deadline",
                 value=f"{self._deadline_s} s",
                 fix="is the file system still answering? Raise the checkpoint deadline if it is only slow",
             )
-        return commit.result

@@ -50,6 +50,15 @@ class Checkpoint:
         return stream
 
 
+def folder_name(step: int) -> str:
+    """Of a committed checkpoint.
+
+    >>> folder_name(100)
+    'step_000100'
+    """
+    return f"{PREFIX}{step:06d}"
+
+
 def step_of(name: str) -> int | None:
     """The step of a committed checkpoint's folder; None for any other name.
 

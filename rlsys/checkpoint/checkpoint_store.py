@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlsys.checkpoint.checkpoint import PREFIX, Checkpoint, step_of
+from rlsys.checkpoint.checkpoint import Checkpoint, folder_name, step_of
 from rlsys.checkpoint.durable_file import sync
 from rlsys.checkpoint.retention import Retention
 from rlsys.checkpoint.transaction import UNFINISHED, Transaction
@@ -38,9 +38,9 @@ def latest_intact(folder: Path) -> Found:
     passed_over = []
     for step in reversed(committed_steps(folder)):
         try:
-            return Found(Checkpoint(folder / f"{PREFIX}{step:06d}"), tuple(passed_over))
+            return Found(Checkpoint(folder / folder_name(step)), tuple(passed_over))
         except CheckpointError as error:
-            passed_over.append(f"{PREFIX}{step:06d}: {error.value}")
+            passed_over.append(f"{folder_name(step)}: {error.value}")
     if passed_over:
         raise CheckpointError(
             f"every checkpoint in {folder} is damaged",
@@ -55,6 +55,16 @@ def committed_steps(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
     return sorted(step for path in folder.iterdir() if path.is_dir() and (step := step_of(path.name)) is not None)
+
+
+def set_aside(folder: Path) -> Path:
+    """Renames a folder, so that it is found no more; gives its new path."""
+    number = 1
+    while (target := folder.with_name(f"{folder.name}{SET_ASIDE}{number}")).exists():
+        number += 1
+    os.rename(folder, target)
+    sync(folder.parent)
+    return target
 
 
 class CheckpointStore:
@@ -95,10 +105,7 @@ class CheckpointStore:
             CheckpointError: the step's checkpoint is damaged or missing, or there are only damaged ones.
         """
         self.clean()
-        if step is None:
-            found = latest_intact(self.folder)
-        else:
-            found = Found(Checkpoint(self.folder / f"{PREFIX}{step:06d}"), ())
+        found = latest_intact(self.folder) if step is None else Found(Checkpoint(self.folder / folder_name(step)), ())
         if found.checkpoint is not None:
             self.set_aside_after(found.checkpoint.step)
         return found
@@ -117,17 +124,7 @@ class CheckpointStore:
 
     def set_aside_after(self, step: int) -> list[Path]:
         """Renames every checkpoint of a later step, so that it is found no more; gives the new names."""
-        moved = []
-        for later in (s for s in self.steps if s > step):
-            source = self.folder / f"{PREFIX}{later:06d}"
-            number = 1
-            while (target := source.with_name(f"{source.name}{SET_ASIDE}{number}")).exists():
-                number += 1
-            os.rename(source, target)
-            moved.append(target)
-        if moved:
-            sync(self.folder)
-        return moved
+        return [set_aside(self.folder / folder_name(later)) for later in self.steps if later > step]
 
     def remove_old(self) -> list[int]:
         """Removes what the retention lets go; a removal that is interrupted leaves no damaged checkpoint behind.
@@ -137,10 +134,10 @@ class CheckpointStore:
         """
         removed = sorted(self.retention.steps_to_remove(self.steps))
         for step in removed:
-            doomed = self.folder / f"{REMOVING}{PREFIX}{step:06d}"
+            doomed = self.folder / f"{REMOVING}{folder_name(step)}"
             shutil.rmtree(doomed, ignore_errors=True)
             try:
-                os.rename(self.folder / f"{PREFIX}{step:06d}", doomed)
+                os.rename(self.folder / folder_name(step), doomed)
             except OSError as error:
                 raise CheckpointError("an old checkpoint cannot be removed", value=str(error)) from error
             shutil.rmtree(doomed, ignore_errors=True)

@@ -2,11 +2,16 @@
 
 import os
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 
-def write_durably(path: Path, content: bytes) -> None:
+def write_durably(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Replaces the file in one step: whoever opens it, after a crash too, finds the old content or the new.
+
+    Args:
+        path: of the file.
+        content: whole, or in parts that need not all be in memory.
 
     Raises:
         OSError: the disk is full, say; the old file is as it was.
@@ -14,7 +19,7 @@ def write_durably(path: Path, content: bytes) -> None:
     scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         with open(scratch, "wb") as stream:
-            stream.write(content)
+            stream.writelines([content] if isinstance(content, bytes) else content)
             stream.flush()
             os.fsync(stream.fileno())
         os.rename(scratch, path)

@@ -30,11 +30,6 @@ class Manifest:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """JSON values: what the committer wants to know before any file is opened."""
 
-    @property
-    def num_bytes(self) -> int:
-        """Of all files."""
-        return sum(file.num_bytes for file in self.files.values())
-
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes the manifest and its digest.

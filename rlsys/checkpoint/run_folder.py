@@ -23,49 +23,23 @@ from pathlib import Path
 from typing import Any
 
 from rlsys.checkpoint.checkpoint import step_of
-from rlsys.checkpoint.checkpoint_store import CheckpointStore
-from rlsys.checkpoint.durable_file import sync, write_durably
+from rlsys.checkpoint.checkpoint_store import SET_ASIDE, CheckpointStore, set_aside
+from rlsys.checkpoint.durable_file import write_durably
 from rlsys.errors import CheckpointError
 
 FORMAT = 1
 LOCK = ".lock"
-SET_ASIDE = ".set-aside-"
 
 
 @dataclass(frozen=True, slots=True)
 class StageFolder:
-    """Where one stage leaves what it makes.
+    """Where one stage leaves what it makes, and whether it is done.
 
-    >>> StageFolder(Path("runs/mine/05-rlvr")).checkpoints.as_posix()
-    'runs/mine/05-rlvr/checkpoints'
+    >>> StageFolder(Path("runs/mine/05-rlvr")).result is None
+    True
     """
 
     path: Path
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of a `CheckpointStore`."""
-        return self.path / "checkpoints"
-
-    @property
-    def hf(self) -> Path:
-        """The exported model."""
-        return self.path / "hf"
-
-    @property
-    def rollouts(self) -> Path:
-        """Rollouts to look at, a file a step."""
-        return self.path / "rollouts"
-
-    @property
-    def eval(self) -> Path:
-        """Evaluation results."""
-        return self.path / "eval"
-
-    @property
-    def ends(self) -> Path:
-        """The `ChainFile` of how each ordinal ended."""
-        return self.path / "ends.jsonl"
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -85,10 +59,8 @@ class StageFolder:
 class RunFolder:
     """Made by `open`; a context manager that holds the lock."""
 
-    def __init__(self, path: Path, lock_descriptor: int, *, resumed: bool, recipe_changes: tuple[str, ...]) -> None:
+    def __init__(self, path: Path, lock_descriptor: int, *, recipe_changes: tuple[str, ...]) -> None:
         self.path = path
-        self.resumed = resumed
-        """Whether an earlier start of the run is gone on with."""
         self.recipe_changes = recipe_changes
         """Lines of a unified diff from the recipe of the start before to this one's; empty when they are equal."""
         self._lock_descriptor = lock_descriptor
@@ -128,7 +100,7 @@ class RunFolder:
                     fix="free space, or set runs elsewhere",
                 ) from error
             undo.pop_all()
-        return cls(path, descriptor, resumed=len(starts) > 1, recipe_changes=changes)
+        return cls(path, descriptor, recipe_changes=changes)
 
     @staticmethod
     def check(path: Path, *, resume: str) -> tuple[list[dict[str, Any]], Path | None]:
@@ -159,7 +131,7 @@ class RunFolder:
 
     def set_aside_from(self, number: int) -> list[Path]:
         """Renames the folders of this stage and of all after it, so that they are done again; gives the new paths."""
-        return [_set_aside(folder) for folder in _stage_folders(self.path) if _number(folder) >= number]
+        return [set_aside(folder) for folder in _stage_folders(self.path) if _number(folder) >= number]
 
     def close(self) -> None:
         """Lets go of the lock; the process's end does too."""
@@ -275,13 +247,4 @@ def _set_aside_after(path: Path, checkpoint: Path) -> None:
     (stage_folder / "done.json").unlink(missing_ok=True)
     for later in _stage_folders(path):
         if _number(later) > _number(stage_folder):
-            _set_aside(later)
-
-
-def _set_aside(folder: Path) -> Path:
-    number = 1
-    while (target := folder.with_name(f"{folder.name}{SET_ASIDE}{number}")).exists():
-        number += 1
-    os.rename(folder, target)
-    sync(folder.parent)
-    return target
+            set_aside(later)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlsys.checkpoint.checkpoint import PREFIX
+from rlsys.checkpoint.checkpoint import folder_name
 from rlsys.checkpoint.durable_file import sync, sync_folders
 from rlsys.checkpoint.manifest import MANIFEST, MANIFEST_DIGEST, Manifest, write_manifest
 from rlsys.checkpoint.seal import FileDigest, digest_files, list_files
@@ -35,7 +35,7 @@ class Transaction:
 
     def __init__(self, step: int, parent: Path) -> None:
         self.step = step
-        self.destination = parent / f"{PREFIX}{step:06d}"
+        self.destination = parent / folder_name(step)
         self.folder = parent / f"{UNFINISHED}{self.destination.name}-{uuid.uuid4().hex[:8]}"
         """Where to write; on a file system that every writer shares. Its name is new each time, which keeps out whoever
         still writes to an earlier attempt at this step."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlsys.data.publication import write_file
+from rlsys.checkpoint.durable_file import write_durably
 from rlsys.data.reader import source_files
 from rlsys.data.spool import SourceTally, SpooledRow, file_sha256
 from rlsys.recipe.data import DataSettings, SourceSettings
@@ -80,8 +80,8 @@ def _source(card: SourceCard, total: int) -> dict[str, Any]:
 def write_card(folder: Path, card: dict[str, Any], **more: Any) -> None:
     """Writes data_card.json and data_card.md into a folder; `more` is added to the former."""
     content = json.dumps({**card, **more}, indent=1, ensure_ascii=False) + "\n"
-    write_file(folder / CARD_FILE, content.encode())
-    write_file(folder / CARD_FILE.replace(".json", ".md"), card_markdown(card).encode())
+    write_durably(folder / CARD_FILE, content.encode())
+    write_durably(folder / CARD_FILE.replace(".json", ".md"), card_markdown(card).encode())
 
 
 def card_markdown(card: dict[str, Any]) -> str:

@@ -9,13 +9,13 @@ waits for: all responses, then all ratings   after a kill: asks for what is not 
 
 import asyncio
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlsys.checkpoint.durable_file import write_durably
 from rlsys.data.judge import Rater
 from rlsys.data.judge_backend import TextBackend
 from rlsys.data.preference_binarise import binarise
@@ -27,6 +27,8 @@ from rlsys.data.preference_rewriting import relaxed_prompts
 from rlsys.data.response_store import ResponseStore
 from rlsys.errors import DataError
 from rlsys.recipe.preferences import JudgedPreferenceSettings
+
+PAIRS_FILE = "pairs.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,19 +112,13 @@ async def judged_pairs(
     )
     relaxed_counts.update(counts)
     pairs = [*kept, *wider]
-    write_pairs(folder / "pairs.jsonl", pairs)
+    write_pairs(folder / PAIRS_FILE, pairs)
     return JudgedPairs(pairs, response_counts, rating_counts, binarised, verified, relaxed_counts)
 
 
 def write_pairs(file: Path, pairs: Sequence[PreferencePair]) -> None:
     """Writes pairs as JSON lines that the data reader takes; the file appears whole or not at all."""
-    partial = file.with_suffix(".partial")
-    with open(partial, "w", encoding="ascii") as stream:
-        for pair in pairs:
-            stream.write(json.dumps(pair.to_json()) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)
+    write_durably(file, (json.dumps(pair.to_json()).encode() + b"\n" for pair in pairs))
 
 
 def _require_usable(

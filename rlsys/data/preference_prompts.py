@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+from rlsys.checkpoint.durable_file import write_durably
 from rlsys.data.decontamination_text import exact_key
 from rlsys.data.preference_constraints import add_constraints
 from rlsys.data.preference_pairs import seeded_random
 from rlsys.data.preference_records import PreferencePrompt, PromptKind
-from rlsys.data.publication import write_file
 from rlsys.data.row import Row
 from rlsys.recipe.preferences import PromptSelectionSettings
 from rlsys.types import Message
@@ -80,7 +80,7 @@ def write_prompts(file: Path, prompts: Sequence[PreferencePrompt]) -> None:
         json.dumps({"id": one.id, "source": one.source, "kind": one.kind, "messages": one.messages}) + "\n"
         for one in prompts
     )
-    write_file(file, "".join(lines).encode())
+    write_durably(file, "".join(lines).encode())
 
 
 def _constrained(prompt: PreferencePrompt, kind: PromptKind, settings: PromptSelectionSettings) -> PreferencePrompt:

@@ -5,10 +5,10 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from rlsys.checkpoint.durable_file import write_durably
 from rlsys.data.decontamination_gate import decontaminated_rows
 from rlsys.data.mixture import mix
 from rlsys.data.preference_prompts import PromptSelection, select_prompts, write_prompts
-from rlsys.data.publication import write_file
 from rlsys.data.row import Row
 from rlsys.errors import DataError
 from rlsys.recipe.data import DataSettings
@@ -55,5 +55,5 @@ def _rows(data: DataSettings, work: Path, gate: Decontamination | None, report: 
     if gate is None:
         return mixture.read()
     gated = decontaminated_rows(mixture.read, gate)
-    write_file(report, (json.dumps(gated.json, indent=1) + "\n").encode())
+    write_durably(report, (json.dumps(gated.json, indent=1) + "\n").encode())
     return gated.read()

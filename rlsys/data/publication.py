@@ -1,4 +1,4 @@
-"""Folders and files that appear whole or not at all: written beside their place, synced, renamed once."""
+"""Folders that appear whole or not at all: written beside their place, synced, renamed once."""
 
 import os
 import shutil
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rlsys.checkpoint.durable_file import sync
 from rlsys.errors import DataError
 
 
@@ -39,24 +40,6 @@ def require_replaceable(folder: Path, *, marker: str) -> None:
     """Raises DataError where something else than such a folder, or an empty one, is in the way."""
     if folder.exists() and not (folder / marker).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"the folder exists and has no {marker}", value=str(folder), fix="choose another folder")
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file that appears whole."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    draft.write_bytes(content)
-    sync(draft)
-    draft.replace(path)
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Has the file system keep a file, or the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _swap(draft: Path, folder: Path) -> None:

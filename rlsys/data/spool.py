@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlsys.checkpoint.durable_file import write_durably
 from rlsys.data.drops import DropLog, RowRefused
 from rlsys.data.duplicates import fingerprint, signature
 from rlsys.data.filters import RowFilter
 from rlsys.data.formats import rows_of
-from rlsys.data.publication import write_file
 from rlsys.data.reader import source_files, source_records
 from rlsys.data.records import Record
 from rlsys.data.row import Row, row_to_json
@@ -165,8 +165,8 @@ class _Unit:
             "digest": hashlib.sha256(self._content).hexdigest(),
             "rows": self._rows,
         }
-        write_file(stem.with_suffix(".jsonl"), bytes(self._content))
-        write_file(stem.with_suffix(".json"), json.dumps(index).encode())
+        write_durably(stem.with_suffix(".jsonl"), bytes(self._content))
+        write_durably(stem.with_suffix(".json"), json.dumps(index).encode())
 
 
 def file_sha256(file: Path) -> str:

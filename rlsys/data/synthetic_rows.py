@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlsys.checkpoint.durable_file import write_durably
+from rlsys.data.card import CARD_FILE
 from rlsys.data.decontamination_gate import decontaminated_rows
-from rlsys.data.publication import write_file
 from rlsys.data.row import Row, row_to_json
 from rlsys.data.spool import file_sha256
 from rlsys.errors import DataError
 from rlsys.recipe.decontamination import Decontamination
 
 ROWS_FILE = "rows.jsonl"
-CARD_FILE = "data_card.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,12 @@ def finish_rows(
         gated = decontaminated_rows(lambda: rows, gate)
         clean = tuple(gated.read())
         counts["contaminated"] += len(rows) - len(clean)
-        write_file(folder / "decontamination.json", (json.dumps(gated.json, indent=1) + "\n").encode())
+        write_durably(folder / "decontamination.json", (json.dumps(gated.json, indent=1) + "\n").encode())
         rows = clean
     if not rows:
         raise DataError("no synthetic row is left", value=dict(counts), fix="see the counts for where they were lost")
     lines = (json.dumps(row_to_json(row), ensure_ascii=False) + "\n" for row in rows)
-    write_file(folder / ROWS_FILE, "".join(lines).encode())
+    write_durably(folder / ROWS_FILE, "".join(lines).encode())
     counts["rows"] = len(rows)
     card: dict[str, Any] = {
         "rows": len(rows),
@@ -55,5 +55,5 @@ def finish_rows(
         "sources": dict(sorted(Counter(row.source for row in rows).items())),
         "counts": dict(sorted(counts.items())),
     }
-    write_file(folder / CARD_FILE, (json.dumps(card, indent=1) + "\n").encode())
+    write_durably(folder / CARD_FILE, (json.dumps(card, indent=1) + "\n").encode())
     return Synthetic(tuple(rows), dict(counts))

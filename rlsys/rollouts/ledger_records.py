@@ -66,6 +66,14 @@ class End:
     kind: EndKind
     detail: int | str
 
+    def record(self, ordinal: int) -> list[int | str]:
+        """A line of the stage's `ends.jsonl`.
+
+        >>> End("trained", 12).record(7)
+        [7, 'trained', 12]
+        """
+        return [ordinal, self.kind, self.detail]
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

@@ -51,13 +51,3 @@ def version_range(rollouts: Iterable[Rollout]) -> tuple[PolicyVersion, PolicyVer
     """The versions of a group's oldest and newest token; (0, 0) where it has none, and all of it is masked."""
     versions = np.concatenate([np.zeros(0, np.int32), *(rollout.versions for rollout in rollouts)])
     return (int(versions.min()), int(versions.max())) if len(versions) else (0, 0)
-
-
-def fresh_tokens(versions: np.ndarray, min_version: PolicyVersion) -> np.ndarray:
-    """`[T]` bool: which tokens of a response may be trained on.
-
-    Args:
-        versions: `[T]` int32, the version that sampled each token.
-        min_version: `Batch.min_version`.
-    """
-    return versions >= min_version

@@ -50,7 +50,7 @@ def test_unknown_options_are_refused(words: list[str], unknown: str, capsys):
 
 def test_a_dry_run_checks_where_the_run_would_begin(tmp_path: Path, capsys):
     with RunFolder.open(tmp_path / "quickstart", resume="never", recipe_toml="", command=[]) as run:
-        CheckpointStore(run.stage(2, "sft").checkpoints).begin(1).commit()
+        CheckpointStore(run.stage(2, "sft").path / "checkpoints").begin(1).commit()
     checkpoint = tmp_path / "quickstart" / "02-sft" / "checkpoints" / "step_000001"
 
     def dry_run(*options: str) -> tuple[int, str]:

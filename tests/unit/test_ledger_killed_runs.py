@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chain_audit import audit_ends
 from killable_child import die_at_event, run_child
 
 from rlsys.checkpoint.chain_file import ChainFile
 from rlsys.checkpoint.checkpoint_store import CheckpointStore
 from rlsys.checkpoint.saved_rollouts import load_rollouts, save_rollouts
-from rlsys.rollouts.chain_audit import audit_ends, end_record
 from rlsys.rollouts.experience_buffer import ExperienceBuffer
 from rlsys.rollouts.ledger import Ledger
 from rlsys.rollouts.ledger_records import LedgerSettings
@@ -85,7 +85,7 @@ class Run:
             self.ledger.published(self.step)
 
     def commit(self) -> None:
-        position = self.chain.append(end_record(*end) for end in self.ledger.drain_ends())
+        position = self.chain.append(end.record(ordinal) for ordinal, end in self.ledger.drain_ends())
         transaction = self.store.begin(self.step)
         (transaction.folder / "weights").write_bytes(self.weights)
         save_rollouts(transaction.folder / "rollouts", finished=[group.reference for group in self.buffer.groups()])

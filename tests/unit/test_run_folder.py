@@ -26,7 +26,7 @@ def tree(path: Path) -> list[str]:
 def test_a_new_run_records_recipe_versions_and_command(tmp_path: Path):
     path = tmp_path / "runs" / "mine"
     with open_run(path, resume="never") as run:
-        assert not run.resumed and run.recipe_changes == ()
+        assert run.recipe_changes == ()
     assert tree(path) == [".lock", "logs", "manifest.json", "recipe.toml"]
     assert (path / "recipe.toml").read_text() == RECIPE
     manifest = json.loads((path / "manifest.json").read_bytes())
@@ -43,7 +43,7 @@ def test_never_refuses_a_folder_that_exists_and_auto_goes_on(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     open_run(tmp_path / "empty", resume="never").close()
     with open_run(tmp_path / "mine") as run:
-        assert run.resumed and run.recipe_changes == ()
+        assert run.recipe_changes == ()
     assert len(json.loads((tmp_path / "mine" / "manifest.json").read_bytes())["starts"]) == 2
 
 
@@ -73,8 +73,7 @@ def test_a_first_start_killed_before_its_manifest_does_not_block_the_next(tmp_pa
     (path / "logs").mkdir(parents=True)
     for name in (".lock", "recipe.toml", ".manifest.json.ab12cd34"):
         (path / name).touch()
-    with open_run(path) as run:
-        assert not run.resumed
+    open_run(path).close()
 
 
 def hold(path: Path, is_open) -> None:
@@ -96,17 +95,10 @@ def test_two_drivers_never_share_a_folder_and_a_killed_one_holds_nothing(tmp_pat
     open_run(path).close()
 
 
-def test_stage_folders_have_their_places_and_a_mark_when_done(tmp_path: Path):
+def test_a_stage_has_its_folder_and_a_mark_when_done(tmp_path: Path):
     with open_run(tmp_path / "mine") as run:
         stage = run.stage(5, "rlvr")
         assert stage.path == tmp_path / "mine" / "05-rlvr" and stage.path.is_dir()
-        assert [p.name for p in (stage.checkpoints, stage.hf, stage.rollouts, stage.eval, stage.ends)] == [
-            "checkpoints",
-            "hf",
-            "rollouts",
-            "eval",
-            "ends.jsonl",
-        ]
         assert stage.result is None
         stage.finish({"accuracy": 0.8})
         assert run.stage(5, "rlvr").result == {"accuracy": 0.8}
@@ -130,21 +122,21 @@ def test_resuming_from_a_checkpoint_gives_up_everything_later(tmp_path: Path):
     path = tmp_path / "mine"
     with open_run(path) as run:
         for number, label in ((1, "sft"), (2, "rlvr"), (3, "evaluate")):
-            commit(run.stage(number, label).checkpoints, 10, 20)
+            commit(run.stage(number, label).path / "checkpoints", 10, 20)
             run.stage(number, label).finish({})
     checkpoint = path / "02-rlvr" / "checkpoints" / "step_000010"
     with open_run(path, resume=str(checkpoint)) as run:
         assert run.stage(1, "sft").result == {}
         assert run.stage(2, "rlvr").result is None
-        assert CheckpointStore(run.stage(1, "sft").checkpoints).steps == [10, 20]
-        assert CheckpointStore(run.stage(2, "rlvr").checkpoints).steps == [10]
+        assert CheckpointStore(run.stage(1, "sft").path / "checkpoints").steps == [10, 20]
+        assert CheckpointStore(run.stage(2, "rlvr").path / "checkpoints").steps == [10]
         assert (path / "03-evaluate.set-aside-1").is_dir() and not (path / "03-evaluate").exists()
 
 
 def test_resuming_from_what_is_no_checkpoint_of_this_run_is_refused(tmp_path: Path, monkeypatch):
     for name in ("mine", "other"):
         with open_run(tmp_path / name) as run:
-            commit(run.stage(1, "sft").checkpoints, 1)
+            commit(run.stage(1, "sft").path / "checkpoints", 1)
     checkpoints = tmp_path / "mine" / "01-sft" / "checkpoints"
     (checkpoints / "step_000002").mkdir()
     for wrong, message in (
@@ -174,7 +166,7 @@ def test_a_check_finds_what_a_start_would_and_makes_nothing(tmp_path: Path):
     path = tmp_path / "mine"
     assert RunFolder.check(path, resume="auto") == ([], None) and not path.exists()
     with open_run(path) as run:
-        commit(run.stage(1, "sft").checkpoints, 1)
+        commit(run.stage(1, "sft").path / "checkpoints", 1)
     before = tree(path)
     checkpoint = path / "01-sft" / "checkpoints" / "step_000001"
     starts, found = RunFolder.check(path, resume=str(checkpoint))
