@@ -27,4 +27,5 @@ class VerifierSettings(Section):
     no_end_token_reward: float | Literal["none"] = -10.0
     """Reward of a response that was cut before its end token, whatever its answer; "none" (Tülu 3.1): no penalty."""
     alarm_failed_frac: float = Field(default=0.01, ge=0, le=1)
-    """Share of timeouts and errors among a verifier's verdicts above which an alarm is raised, so that hanging the verifier never pays."""
+    """Share of timeouts and errors among a verifier's verdicts above which an alarm is raised, so that hanging it never
+    pays."""
