@@ -20,6 +20,7 @@ _MARKED_CHARS = 200
 _MOST_PHRASES = 50
 _PHRASE = re.compile(r"(?m:^A: )|\banswer\b(?:[^\n.0-9=:]{0,80}?)(?:\bis\b|\bare\b|\bto be\b|=|:)", re.IGNORECASE)
 _HEDGE = re.compile(r"\s*(?:\bor\b|\band\b|\bto\b|[,;/&|+*×÷^x:–−-])\s*[$€£¥₹]?[0-9]", re.IGNORECASE)
+_SIGN_APART = re.compile(r"^\s*([+–−-])\s+")
 _MARKDOWN_AND_LATEX = re.compile(r"\\text\s*|\\(?:,|!|;| |\(|\)|\[|\])|\\left|\\right|[*_`{}()\[\]]")
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([0-9]{1,100})\}\s*\{([0-9]{1,100})\}")
 
@@ -96,6 +97,7 @@ def _marked_number(marked: str) -> Fraction | None:
     None if another number is joined to it ("18 or 20", "50-8", "3,50"): that is a hedge or an expression, not a number.
     """
     line = _plain(marked.strip().partition("\n")[0][: MAX_DIGITS + _MARKED_CHARS]).rpartition("=")[2]
+    line = _SIGN_APART.sub(r"\1", line)  # after a mark it is no bullet
     first = next(find_numbers(line), None)
     if first is None or first.operand or _HEDGE.match(line, first.end):
         return None

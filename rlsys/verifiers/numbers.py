@@ -18,7 +18,8 @@ _NUMBER = re.compile(
     r"(?:\s?/\s?(?P<denominator>[0-9]+)|[ ](?P<numerator>[0-9]+)/(?P<part>[0-9]+))?"
 )
 _INTEGER_GROUPS = (("exponent", 0), ("denominator", 1), ("part", 1))
-_OPERATOR_BEFORE = re.compile(rf"[0-9)%]\s*[+*/×÷^x:{_MINUS}]\s*$")
+_OPERATOR_BEFORE = re.compile(rf"[0-9)%](?:\s*[+*/×÷^x{_MINUS}]\s*|:|\s+:\s*)$")  # but not the colon of "week 4: 18"
+_SIGN_FOLLOWS = re.compile(r"[=(]\s*$")
 _LONGEST_LOOK_BACK = 12
 
 
@@ -50,7 +51,9 @@ def find_numbers(text: str) -> Iterator[NumberInText]:
         joint = match.end("sign") if match["sign"] else match.start()
         look_back = text[max(0, joint - _LONGEST_LOOK_BACK) : joint]
         operand = _OPERATOR_BEFORE.search(look_back) is not None
-        yield NumberInText(*match.span(), _value(match, signed=not operand), operand)
+        # A sign apart from its number is a bullet or a dash, but for "= - 18".
+        apart = text[joint].isspace() and not _SIGN_FOLLOWS.search(text[: match.start()][-_LONGEST_LOOK_BACK:])
+        yield NumberInText(*match.span(), _value(match, signed=not operand and not apart), operand)
 
 
 def read_number(text: str) -> Fraction | None:
