@@ -10,6 +10,7 @@ from rlsys.data.records import is_missing
 from rlsys.data.tulu_constraints import ifeval_of_tulu
 from rlsys.types import Check
 from rlsys.verifiers.boxes import find_boxes
+from rlsys.verifiers.tulu import FUNCTIONS as TULU_FUNCTIONS
 
 _GSM8K_MARK = re.compile(r"^####[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 
@@ -125,6 +126,8 @@ def _constraints(truth: object) -> Check:
         truth = truth[0]
     if not isinstance(truth, Mapping):
         raise RowRefused("bad_ground_truth", f"constraints are an object, not {str(truth)[:100]}")
+    if truth.get("func_name") in TULU_FUNCTIONS:
+        return Check("tulu", _given(truth))
     if "func_name" in truth:
         return ifeval_check(*ifeval_of_tulu(truth))
     return ifeval_check(truth.get("instruction_id_list", truth.get("instruction_id")), truth.get("kwargs"))

@@ -1,8 +1,7 @@
 """Tülu 3's own constraint functions (data set RLVR-IFeval), told in IFEval's instruction ids.
 
-Its ground truth is `{"func_name": "validate_lowercase", "N": null, …}`. Where Tülu asks for an exact count and IFEval
-knows only bounds, two instructions say it together. `verify_paragraph_count` divides by `* * *`, which no IFEval
-instruction does, so its rows are refused and counted.
+Its ground truth is `{"func_name": "validate_lowercase", "N": null, …}`. Those that no instruction says are not here:
+they count exactly, or other things, and are checked as they are by the verifier `tulu`.
 """
 
 from collections.abc import Callable, Mapping
@@ -49,44 +48,17 @@ def _required(truth: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def _between(identifier: str, name: str, relation: str, low: int, high: int, **shared: Any) -> Instructions:
-    """At least `low` and under `high` of it."""
-    return [
-        (identifier, {**shared, relation: "at least", name: low}),
-        (identifier, {**shared, relation: "less than", name: high}),
-    ]
-
-
-def _exact_keyword(truth: Mapping[str, Any]) -> Instructions:
+def _sentences(truth: Mapping[str, Any]) -> Instructions:
+    """`at least`, `at most`, or `around`: one more or less."""
     count = int(_required(truth, "N"))
-    word = _required(truth, "word")
-    return _between("keywords:frequency", "frequency", "relation", count, count + 1, keyword=word)
-
-
-def _exact_letter(truth: Mapping[str, Any]) -> Instructions:
-    count = int(_required(truth, "N"))
-    letter = _required(truth, "letter")
-    return _between("keywords:letter_frequency", "let_frequency", "let_relation", count, count + 1, letter=letter)
-
-
-def _quantified(
-    identifier: str, name: str, relation: str, *, tolerance: Callable[[int], int]
-) -> Callable[[Mapping[str, Any]], Instructions]:
-    """`at least`, `at most`, or `around` with Tülu's tolerance."""
-
-    def translate(truth: Mapping[str, Any]) -> Instructions:
-        count = int(_required(truth, "N"))
-        quantifier = _required(truth, "quantifier")
-        if quantifier == "at least":
-            return [(identifier, {relation: "at least", name: count})]
-        if quantifier == "at most":
-            return [(identifier, {relation: "less than", name: count + 1})]
-        if quantifier == "around":
-            width = tolerance(count)
-            return _between(identifier, name, relation, max(count - width, 1), count + width + 1)
-        raise ValueError(f"quantifier is {quantifier!r}")
-
-    return translate
+    bounds = {
+        "at least": [("at least", count)],
+        "at most": [("less than", count + 1)],
+        "around": [("at least", max(count - 1, 1)), ("less than", count + 2)],
+    }
+    identifier = "length_constraints:number_sentences"
+    wanted = bounds[_required(truth, "quantifier")]
+    return [(identifier, {"relation": relation, "num_sentences": number}) for relation, number in wanted]
 
 
 def _options(truth: Mapping[str, Any]) -> Instructions:
@@ -95,22 +67,11 @@ def _options(truth: Mapping[str, Any]) -> Instructions:
     return [("format:options", {"options": joined})]
 
 
-def _tenth(count: int) -> int:
-    return max(round(count * 0.1), 1)
-
-
 _TRANSLATIONS: dict[str, Callable[[Mapping[str, Any]], Instructions]] = {
     "verify_keywords": _plain("keywords:existence", keywords="keyword_list"),
-    "verify_keyword_frequency": _exact_keyword,
     "validate_forbidden_words": _plain("keywords:forbidden_words", forbidden_words="forbidden_words"),
-    "verify_letter_frequency": _exact_letter,
     "validate_response_language": _plain("language:response_language", language="language"),
-    "validate_word_constraint": _quantified(
-        "length_constraints:number_words", "num_words", "relation", tolerance=_tenth
-    ),
-    "verify_sentence_constraint": _quantified(
-        "length_constraints:number_sentences", "num_sentences", "relation", tolerance=lambda count: 1
-    ),
+    "verify_sentence_constraint": _sentences,
     "validate_paragraphs": _plain(
         "length_constraints:nth_paragraph_first_word", num_paragraphs="N", nth_paragraph="i", first_word="first_word"
     ),
@@ -120,17 +81,11 @@ _TRANSLATIONS: dict[str, Callable[[Mapping[str, Any]], Instructions]] = {
     "validate_title": _plain("detectable_format:title"),
     "validate_choice": _options,
     "validate_highlighted_sections": _plain("detectable_format:number_highlighted_sections", num_highlights="N"),
-    "validate_sections": _plain(
-        "detectable_format:multiple_sections", section_spliter="section_splitter", num_sections="N"
-    ),
     "validate_json_format": _plain("detectable_format:json_format"),
     "validate_repeat_prompt": _plain("combination:repeat_prompt", prompt_to_repeat="original_prompt"),
     "validate_two_responses": _plain("combination:two_responses"),
     "validate_uppercase": _plain("change_case:english_capital"),
     "validate_lowercase": _plain("change_case:english_lowercase"),
-    "validate_frequency_capital_words": _quantified(
-        "change_case:capital_word_frequency", "capital_frequency", "capital_relation", tolerance=_tenth
-    ),
     "validate_end": _plain("startend:end_checker", end_phrase="end_phrase"),
     "validate_quotation": _plain("startend:quotation"),
     "validate_no_commas": _plain("punctuation:no_comma"),

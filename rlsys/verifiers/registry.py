@@ -69,6 +69,7 @@ BUILT_IN = MappingProxyType(
         "math": ("rlsys.verifiers.math", "verify_math", "check_math_ground_truth"),
         "gsm8k": ("rlsys.verifiers.gsm8k", "verify_gsm8k", "check_gsm8k_ground_truth"),
         "ifeval": ("rlsys.verifiers.ifeval", "verify_ifeval", "check_ifeval_ground_truth"),
+        "tulu": ("rlsys.verifiers.tulu", "verify_tulu", "check_tulu_ground_truth"),
         "ifbench": ("rlsys.verifiers.ifbench", "verify_ifbench", "check_ifbench_ground_truth"),
         "r1": ("rlsys.verifiers.r1", "verify_r1", "check_r1_ground_truth"),
         "format": ("rlsys.verifiers.r1", "verify_format", "check_format_ground_truth"),

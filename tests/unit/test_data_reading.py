@@ -156,17 +156,10 @@ TULU_EMPTY = dict.fromkeys(("N", "quantifier", "end_phrase", "keyword_list", "wo
             [("keywords:existence", {"keywords": ["a", "b"]})],
         ),
         (
-            {"func_name": "verify_keyword_frequency", "word": "tea", "N": 2},
+            {"func_name": "verify_sentence_constraint", "N": 4, "quantifier": "around"},
             [
-                ("keywords:frequency", {"keyword": "tea", "relation": "at least", "frequency": 2}),
-                ("keywords:frequency", {"keyword": "tea", "relation": "less than", "frequency": 3}),
-            ],
-        ),
-        (
-            {"func_name": "validate_word_constraint", "N": 100, "quantifier": "around"},
-            [
-                ("length_constraints:number_words", {"relation": "at least", "num_words": 90}),
-                ("length_constraints:number_words", {"relation": "less than", "num_words": 111}),
+                ("length_constraints:number_sentences", {"relation": "at least", "num_sentences": 3}),
+                ("length_constraints:number_sentences", {"relation": "less than", "num_sentences": 6}),
             ],
         ),
         (
@@ -180,6 +173,13 @@ def test_tulu_constraints_become_ifeval_instructions(tmp_path: Path, function: d
     (check,) = only_row(tmp_path, {"messages": [USER], "ground_truth": truth, "dataset": "ifeval"}).checks
     assert check.verifier == "ifeval"
     assert list(zip(*check.ground_truth.values(), strict=True)) == instructions
+
+
+def test_tulu_constraints_that_no_instruction_says_are_checked_as_they_are(tmp_path: Path):
+    function = {"func_name": "verify_keyword_frequency", "word": "tea", "N": 2}
+    truth = json.dumps(TULU_EMPTY | function)
+    (check,) = only_row(tmp_path, {"messages": [USER], "ground_truth": truth, "dataset": "ifeval"}).checks
+    assert (check.verifier, check.ground_truth) == ("tulu", function)
 
 
 def test_text_is_text(tmp_path: Path):
@@ -226,7 +226,7 @@ WRONG = {
     "bad_ground_truth": {"prompt": "?", "instruction_id_list": ["punctuation:no_comma"], "kwargs": []},
     "unmapped_constraint": {
         "messages": [USER],
-        "ground_truth": '{"func_name": "verify_paragraph_count", "N": 3}',
+        "ground_truth": '{"func_name": "validate_rhyme", "N": 3}',
         "dataset": "ifeval",
     },
     "bad_checks": {"messages": [USER], "checks": [{"verifier": "math"}]},
