@@ -8,7 +8,7 @@ import ray
 import ray.exceptions
 
 from actors.roster import Roster
-from rlsys.data.judge_backend import Question
+from rlsys.data.judge_backend import Answer, Question
 from rlsys.data.preference_pairs import seeded_random
 from rlsys.data.tokenizer import load_tokenizer
 from rlsys.recipe.data import TemplatingSettings
@@ -51,7 +51,7 @@ class RolloutTexts:
         settings = TemplatingSettings(markers="escape")
         return ChatTokenizer(load_tokenizer(self._tokenizer_path), settings)
 
-    def generate_text(self, prompts: Sequence[Question], /) -> list[str]:
+    def generate_text(self, prompts: Sequence[Question], /) -> list[Answer]:
         """One text a question, without its end token, in their order.
 
         Raises:
@@ -73,21 +73,22 @@ class RolloutTexts:
             for index, worker in enumerate(self.workers):  # or the next batch would wait for what nobody waits for
                 worker.abort.remote([prompt.ordinal for prompt in asked[index::size]], tag="texts")
             raise
-        texts = [""] * len(asked)
+        answers = [Answer(None)] * len(asked)
         for index, groups in enumerate(answered):
-            texts[index::size] = [self._text(group[0]) for group in groups]
-        return texts
+            answers[index::size] = [self._answer(group[0]) for group in groups]
+        return answers
 
     def _prompt(self, question: Question) -> Prompt:
         ordinal = seeded_random(self._seed, question.key).randrange(2**31)
         token_ids = self._chat.encode_prompt(question.messages)
         return Prompt(ordinal, question.key, question.messages, token_ids)
 
-    def _text(self, rollout: Rollout) -> str:
-        ids = rollout.response_ids[:-1] if rollout.finish_reason == "stop" else rollout.response_ids
+    def _answer(self, rollout: Rollout) -> Answer:
+        cut = rollout.finish_reason != "stop"
+        ids = rollout.response_ids if cut else rollout.response_ids[:-1]
         text = self._chat.tokenizer.decode(ids.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
-        return text
+        return Answer(text, cut=cut)
 
 
 class RosterTexts:
@@ -103,7 +104,7 @@ class RosterTexts:
     def __init__(self, texts: RolloutTexts, roster: Roster, *, refill: Callable[[], None], timeout_s: float) -> None:
         self._texts, self._roster, self._refill, self._timeout_s = texts, roster, refill, timeout_s
 
-    def generate_text(self, prompts: Sequence[Question], /) -> list[str]:
+    def generate_text(self, prompts: Sequence[Question], /) -> list[Answer]:
         """One text a question, in their order.
 
         Raises:

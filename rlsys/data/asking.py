@@ -12,7 +12,7 @@ from rlsys.data.response_store import Key, ResponseStore
 async def ask_all(
     backend: TextBackend, questions: Sequence[Question], store: ResponseStore, counts: Counter[str]
 ) -> dict[str, str]:
-    """The answer to each question by its key, without those that failed.
+    """The answer to each question by its key, without those that failed or were cut by the limit of tokens.
 
     Answers that the store has are not asked for again; new ones are stored as they come. A failure is not stored: the
     next run asks again.
@@ -35,9 +35,9 @@ async def ask_all(
     counts["asked"] += len(missing)
     if missing:
         async for question, answer in backend.answer_all(missing):
-            if answer.text is None:
+            if answer.text is None or answer.cut:
                 counts["failed"] += 1
-                counts[f"failed/{answer.failure}"] += 1
+                counts[f"failed/{answer.failure or 'cut'}"] += 1
                 continue
             store.append(_key(question), answer.text)
             answers[question.key] = answer.text

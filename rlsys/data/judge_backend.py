@@ -25,6 +25,8 @@ class Answer:
 
     text: str | None
     failure: str | None = None
+    cut: bool = False
+    """Whether the text was ended by the limit of tokens: no model said that it is over."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -32,7 +34,7 @@ class Answer:
 class TextGenerator(Protocol):
     """Anything that turns questions into texts, such as a rollout worker's engine."""
 
-    def generate_text(self, questions: Sequence[Question], /) -> Sequence[str]:
+    def generate_text(self, questions: Sequence[Question], /) -> Sequence[Answer]:
         """One text a question, in their order."""
         ...
 
@@ -95,7 +97,7 @@ class LocalBackend:
     async def _answer(self, batch: list[Question]) -> list[Answer]:
         try:
             async with asyncio.timeout(self._deadline_s):
-                texts = await asyncio.to_thread(self._generator.generate_text, batch)
+                answers = await asyncio.to_thread(self._generator.generate_text, batch)
         except TimeoutError:
             failure = "timeout"
         except ActorError:
@@ -107,9 +109,9 @@ class LocalBackend:
                 half = len(batch) // 2
                 return await self._answer(batch[:half]) + await self._answer(batch[half:])
         else:
-            if len(texts) == len(batch):
-                return [Answer(text) for text in texts]
-            failure = f"{len(texts)} texts for {len(batch)} prompts"
+            if len(answers) == len(batch):
+                return list(answers)
+            failure = f"{len(answers)} texts for {len(batch)} prompts"
         self.failures[failure] += 1
         return [Answer(None, failure)] * len(batch)
 

@@ -227,12 +227,13 @@ def _read(completion: Any, question: Question) -> Answer:
     text = message.content if isinstance(message, ChatCompletionMessage) else None
     if not isinstance(text, str) or not text:
         return Answer(None, "bad_answer")
+    cut = isinstance(first, Choice) and first.finish_reason == "length"
     usage = completion.usage
     if isinstance(usage, CompletionUsage):
         used = (usage.prompt_tokens, usage.completion_tokens)
         if all(isinstance(count, int) and count >= 0 for count in used):
-            return Answer(text, None, *used)
-    return Answer(text, None, _estimate_tokens(question), math.ceil(len(text) / _CHARACTERS_PER_TOKEN))
+            return Answer(text, None, cut, *used)
+    return Answer(text, None, cut, _estimate_tokens(question), math.ceil(len(text) / _CHARACTERS_PER_TOKEN))
 
 
 def _estimate_tokens(question: Question) -> int:

@@ -50,8 +50,9 @@ async def collect_responses(
         seed: of the assignment.
 
     Returns:
-        The responses by prompt id in the order of assignment, without those that failed; and counts: `asked` and
-        `failed` now, `kept` from before, and `failed/<kind>`.
+        The responses by prompt id in the order of assignment, without those that failed, and without those that were
+        cut by the limit of tokens: a pair would teach to end there. And counts: `asked` and `failed` now, `kept` from
+        before, `failed/<kind>`, and `cut` of all.
 
     Raises:
         DataError: the store holds answers to other prompts under the same ids.
@@ -60,7 +61,7 @@ async def collect_responses(
         prompt.id: assign_models(prompt.id, list(pool), num_responses=num_responses, on_policy=on_policy, seed=seed)
         for prompt in prompts
     }
-    counts: Counter[str] = Counter(asked=0, failed=0, kept=0)
+    counts: Counter[str] = Counter(asked=0, failed=0, kept=0, cut=0)
     missing: dict[str, list[tuple[PreferencePrompt, int]]] = {model: [] for model in pool}
     for prompt in prompts:
         for model, sample in assigned[prompt.id]:
@@ -75,14 +76,14 @@ async def collect_responses(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    responses = {
-        prompt.id: [
-            _stored(store, prompt, model, sample, on_policy=model == on_policy)
-            for model, sample in assigned[prompt.id]
-            if (prompt.id, model, sample) in store
+    responses: dict[str, list[Response]] = {}
+    for prompt in prompts:
+        there = [key for key in assigned[prompt.id] if (prompt.id, *key) in store]
+        whole = [key for key in there if not store[prompt.id, *key]["cut"]]
+        counts["cut"] += len(there) - len(whole)
+        responses[prompt.id] = [
+            _stored(store, prompt, model, sample, on_policy=model == on_policy) for model, sample in whole
         ]
-        for prompt in prompts
-    }
     return responses, counts
 
 
@@ -105,6 +106,7 @@ async def _ask(
             continue
         value = {
             "text": answer.text,
+            "cut": answer.cut,
             "prompt_digest": _digest(prompt),
             "prompt_tokens": answer.prompt_tokens,
             "completion_tokens": answer.completion_tokens,

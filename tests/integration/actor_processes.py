@@ -14,10 +14,11 @@ def pid_of(handle: Any) -> int:
 
 def pids_of(kind: str) -> list[int]:
     """Processes of this process's cluster that hold an actor of a class, busy or not."""
-    return [process.pid for process in psutil.Process().children(recursive=True) if _holds(process, kind)]
+    return [process.pid for process in psutil.Process().children(recursive=True) if holds(process, kind)]
 
 
-def _holds(process: psutil.Process, kind: str) -> bool:
+def holds(process: psutil.Process, kind: str) -> bool:
+    """Whether a process is that of an actor of a class."""
     try:
         return (process.cmdline() or [""])[0].startswith(f"ray::{kind}")
     except psutil.NoSuchProcess:  # it has just ended

@@ -52,9 +52,9 @@ held_out = 8
 [[stage]]
 kind = "sft"
 batch_size = 16
-max_steps = 1
+epochs = 20
 data = {{ source = [{{ path = "stage:world/demonstrations.jsonl" }}] }}
-learner = {{ lr = 1e-3, eps = 1e-5, tokens_per_micro_batch = 2048 }}
+learner = {{ lr = 4e-3, eps = 1e-5, tokens_per_micro_batch = 2048 }}
 [[stage]]
 kind = "sft"
 name = "judge"
@@ -67,6 +67,7 @@ kind = "judged_preferences"
 name = "served"
 policy = "stage:sft"
 responses_per_prompt = {RESPONSES}
+sampling = {{ max_tokens = 32 }}
 sft = {{ source = [{{ path = "stage:world/demonstrations.jsonl" }}] }}
 unused = {{ source = [{{ path = "stage:world/prompts.jsonl" }}] }}
 selection = {{ reused = 6, unused = 6, constrained = 4, constraint_ids = ["{NO_COMMA}"] }}
@@ -89,6 +90,7 @@ kind = "judged_preferences"
 name = "judged"
 policy = "stage:sft"
 responses_per_prompt = {RESPONSES}
+sampling = {{ max_tokens = 32 }}
 rewriter = "alpha"
 sft = {{ source = [{{ path = "stage:world/demonstrations.jsonl" }}] }}
 unused = {{ source = [{{ path = "stage:world/prompts.jsonl" }}] }}

@@ -42,7 +42,10 @@ from tiny_recipe import tiny_recipe
 def processes():
     found = {}
     for process in psutil.Process().children(recursive=True):
-        title = (process.cmdline() or [""])[0].split(".")[0]
+        try:
+            title = (process.cmdline() or [""])[0].split(".")[0]
+        except psutil.NoSuchProcess:  # one of Ray's, which has just ended
+            continue
         if title.startswith("ray::"):
             found.setdefault(title.removeprefix("ray::"), []).append(process.pid)
     return {title: sorted(pids) for title, pids in found.items()}

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from actor_processes import holds
 from fault_lab import newest_checkpoint, read_ends, start_driver, steps_of
 
 from rlsys.telemetry.tracker import read_metrics
@@ -96,11 +97,7 @@ def test_half_an_hour_of_kills(tmp_path: Path):
                 usage.append(usage_of(driver))
                 time.sleep(1.0)
             kind = kinds.pop()
-            victims = [
-                process
-                for process in psutil.Process(driver.pid).children(recursive=True)
-                if (process.cmdline() or [""])[0].startswith(f"ray::{kind}")
-            ]
+            victims = [each for each in psutil.Process(driver.pid).children(recursive=True) if holds(each, kind)]
             step, restarts = max(steps_of(run)), last_row(run)["perf/restarts/rollout"]
             generator.choice(victims).kill()
             kills[kind] += 1

@@ -7,7 +7,7 @@ from rlsys.data.judge_backend import Answer, Question
 
 
 class ScriptedWriter:
-    """A `TextBackend`. `script` returns a text, or None for a failure."""
+    """A `TextBackend`. `script` returns a text, or None for a failure; a text that ends in … was cut."""
 
     name = "scripted"
 
@@ -21,4 +21,5 @@ class ScriptedWriter:
                 raise KeyboardInterrupt
             self.asked[question.key] += 1
             text = self._script(question)
-            yield question, Answer(text, None if text is not None else "timeout")
+            failure = None if text is not None else "timeout"
+            yield question, Answer(text, failure, cut=text is not None and text.endswith("…"))

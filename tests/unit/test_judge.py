@@ -8,7 +8,7 @@ import pytest
 from fake_openai_server import response_in
 
 from rlsys.data.judge import Judge, RatingRequest, Reply
-from rlsys.data.judge_backend import LocalBackend, Question
+from rlsys.data.judge_backend import Answer, LocalBackend, Question
 from rlsys.data.judge_prompt import ASPECT_TEXTS, form_digest, judge_text
 from rlsys.recipe.preferences import ASPECTS, AspectName
 
@@ -22,11 +22,11 @@ class _Generator:
         self.batches: list[list[str]] = []
         self._say = say
 
-    def generate_text(self, questions: Sequence[Question], /) -> list[str]:
+    def generate_text(self, questions: Sequence[Question], /) -> list[Answer]:
         prompts = [question.messages[-1]["content"] for question in questions]
         about = [response_in(prompt) for batch in self.batches for prompt in batch]
         self.batches.append(prompts)
-        return [self._say(prompt, about.count(response_in(prompt))) for prompt in prompts]
+        return [Answer(self._say(prompt, about.count(response_in(prompt)))) for prompt in prompts]
 
 
 def _request(response: str = "Plum.", aspect: AspectName = "helpfulness", num_asked: int = 0) -> RatingRequest:
@@ -108,13 +108,13 @@ def test_a_batch_that_is_late_or_too_short_fails():
     release = threading.Event()
 
     class _Stuck:
-        def generate_text(self, questions: Sequence[Question], /) -> list[str]:
+        def generate_text(self, questions: Sequence[Question], /) -> list[Answer]:
             release.wait(20)
-            return ["Rating: 5"] * len(questions)
+            return [Answer("Rating: 5")] * len(questions)
 
     class _Short:
-        def generate_text(self, questions: Sequence[Question], /) -> list[str]:
-            return ["Rating: 5"]
+        def generate_text(self, questions: Sequence[Question], /) -> list[Answer]:
+            return [Answer("Rating: 5")]
 
     stuck = LocalBackend(_Stuck(), name="stuck", deadline_s=0.05)
     short = LocalBackend(_Short(), name="short")

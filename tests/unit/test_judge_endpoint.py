@@ -18,9 +18,9 @@ QUESTIONS = [Question(f"key-{number}", ({"role": "user", "content": f"Question {
 Reply = tuple[int, str, dict[str, str]]
 
 
-def _completion(text: Any, **fields: Any) -> str:
+def _completion(text: Any, *, finish_reason: str = "stop", **fields: Any) -> str:
     usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    choice = {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}}
     body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
     return json.dumps({**body, **fields})
 
@@ -83,6 +83,11 @@ def _ask(url: str, questions=QUESTIONS[:1], **settings) -> tuple[list[tuple[Ques
     return asyncio.run(run())
 
 
+def test_a_text_that_the_limit_of_tokens_ended_is_told_apart(serve):
+    answers, _ = _ask(serve(lambda number, headers, body: (200, _completion("It is", finish_reason="length"), {})))
+    assert answers == [(QUESTIONS[0], Answer("It is", None, True, 100, 20))]
+
+
 def test_what_is_sent_and_what_it_costs(serve, monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", "secret")
     seen = []
@@ -94,7 +99,7 @@ def test_what_is_sent_and_what_it_costs(serve, monkeypatch):
     answers, endpoint = _ask(
         serve(reply), api_key_env="JUDGE_KEY", temperature=0.5, max_tokens=7, prompt_price=1.0, completion_price=10.0
     )
-    assert answers == [(QUESTIONS[0], Answer("fine", None, 100, 20))]
+    assert answers == [(QUESTIONS[0], Answer("fine", None, False, 100, 20))]
     ((authorization, key, body),) = seen
     assert (authorization, key) == ("Bearer secret", "key-0")
     assert body["messages"] == [{"role": "user", "content": "Question 0?"}]

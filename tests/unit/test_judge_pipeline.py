@@ -125,7 +125,7 @@ def test_every_pair_is_right_and_every_failure_counted(tmp_path):
     assert answered == calls - sum(failures.values()) == len(server.delivered)
     assert 0 <= sum(server.delivered.values()) - answered <= late, "nothing that was answered in time is asked again"
     assert [endpoint.counts.given_up for endpoint in endpoints] == [0] * 6
-    assert result.responses == {"asked": 120, "failed": 0, "kept": 0}
+    assert result.responses == {"asked": 120, "failed": 0, "kept": 0, "cut": 0}
     assert 0 <= server.num_unreadable - result.ratings["malformed"] <= late
     assert 25 < server.num_unreadable < 90
     assert result.ratings["rated"] + result.ratings["not_applicable"] == 120 * 4
