@@ -103,7 +103,7 @@ def _what_decides(run: "RlvrRun") -> dict[str, Any]:
 def _restore(run: "RlvrRun", checkpoint: Checkpoint) -> None:
     metadata: Any = checkpoint.manifest.metadata
     for what, now in (("prompts", run.prompts_digest), ("seed", run.stage.seed)):
-        if metadata[what] != now:
+        if metadata.get(what) != now:
             raise CheckpointError(
                 f"{what}: not as when the checkpoint was written: ordinals would stand for other prompts",
                 value=str(checkpoint.path),
@@ -118,7 +118,7 @@ def _restore(run: "RlvrRun", checkpoint: Checkpoint) -> None:
     run.stage.tracker.restore(metadata["tracker"])
     run.chain.rewind(metadata["chain"])
     run.chain_position = metadata["chain"]
-    comparable = metadata["development"] == _what_decides(run)
+    comparable = metadata.get("development") == _what_decides(run)
     if metadata["best"] is not None and comparable and run.exports.holds(metadata["best"][1]):
         run.best_score, run.best_step = metadata["best"]
         run.saved_best_step = run.best_step

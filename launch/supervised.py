@@ -248,9 +248,8 @@ def resume(stage: StageContext, group: ModelGroup, guard: StepGuard, rows: dict[
         stage.tracker.restore(stage.beginning)
         return 0
     metadata: Any = checkpoint.manifest.metadata
-    if changed := [
-        f"{name} {metadata['rows'][name]} -> {now}" for name, now in rows.items() if metadata["rows"][name] != now
-    ]:
+    before = metadata.get("rows", {})
+    if changed := [f"{name} {before.get(name)} -> {now}" for name, now in rows.items() if before.get(name) != now]:
         raise CheckpointError(
             "the checkpoint was trained with other rows in its steps: some would be repeated, others skipped",
             value=", ".join(changed),
