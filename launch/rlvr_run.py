@@ -163,9 +163,9 @@ class RlvrRun:
         """Of every group that was judged since the last step: those of a batch are only the ones that could be."""
         groups, self.judged_groups = self.judged_groups, []
         metrics = verdict_metrics(groups)
-        names = {verdict.verifier for group in groups for sample in group.verdicts for verdict in sample}
+        names = {name_part(verdict.verifier) for group in groups for sample in group.verdicts for verdict in sample}
         alarms = 0
-        for name in sorted(map(name_part, names)):  # each by itself: a few verdicts of one drown in another's
+        for name in sorted(names):  # each by itself: a few verdicts of one drown in another's
             failed = metrics[f"verifier/{name}/timeout_frac"] + metrics[f"verifier/{name}/error_frac"]
             if failed > self.settings.verifiers.alarm_failed_frac:
                 alarms += 1

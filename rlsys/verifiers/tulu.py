@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlsys.errors import VerifierError
-from rlsys.verifiers.ifeval.arguments import Argument, choice, count, text
+from rlsys.verifiers.ifeval.arguments import Argument, choice, count, verbatim
 from rlsys.verifiers.ifeval.words import says_something, visible
 from rlsys.verifiers.judgement import Judgement, VerifyMode
 from rlsys.verifiers.thinking import answer_part
@@ -116,7 +116,7 @@ FUNCTIONS: Mapping[str, Function] = {
         word_constraint, spelled_word_constraint, {"N": _N, "quantifier": _QUANTIFIER}
     ),
     "validate_frequency_capital_words": Function(capital_words, capital_words, {"N": _N, "quantifier": _QUANTIFIER}),
-    "validate_sections": Function(sections, spelled_sections, {"section_splitter": text(200), "N": count()}),
+    "validate_sections": Function(sections, spelled_sections, {"section_splitter": verbatim(), "N": count()}),
     "verify_paragraph_count": Function(paragraph_count, spelled_paragraphs, {"N": count()}),
 }
 

@@ -44,6 +44,7 @@ def capitals(quantifier: str, number: int) -> dict[str, Any]:
         ("Before. SECTION A one SECTION B two", SECTIONS, False, False),
         ("SECTION 1 a SECTION 2 b SECTION 3 c", SECTIONS, False, False),
         ("SECTION . SECTION .", SECTIONS, True, False),
+        ("Part 1 a Part 2 b Party", SECTIONS | {"section_splitter": "Part "}, True, True),
         ("one\n* * *\ntwo", PARAGRAPHS, True, True),
         ("one\n* * *\n!", PARAGRAPHS, True, False),
         ("one\n\ntwo", PARAGRAPHS, False, False),
