@@ -34,7 +34,7 @@ def run_judged_preferences(context: RunContext, stage: StageContext) -> dict[str
     """Asks, rates, binarises and writes the pair store."""
     settings = stage.stage
     assert isinstance(settings, JudgedPreferencesStage)
-    seed = settings.seed + context.recipe.seed
+    seed = settings.seed + stage.seed
     settings = settings.model_copy(
         update={
             "seed": seed,
@@ -46,7 +46,9 @@ def run_judged_preferences(context: RunContext, stage: StageContext) -> dict[str
         made, asked = _ask_until_done(context, settings, selection, stage.folder)
     if not made.pairs:
         raise DataError(
-            "no prompt gave a pair", value=made.counts(), fix="use more prompts, other models, or see what failed"
+            "no prompt gave a pair",
+            value=made.counts(),
+            fix="use more prompts, other models, see what failed, or raise sampling.max_tokens where much was cut",
         )
     source = SourceSettings(path=str(stage.folder / PAIRS_FILE), name="judged", synthetic=True)
     data = DataSettings(source=(source,), templating=settings.templating)
@@ -170,7 +172,9 @@ def _longest_silence_s(judge: JudgeSettings) -> float:
 def _metrics(selection: PromptSelection, made: JudgedPairs, num_pairs: int) -> dict[str, float]:
     return {
         "preference/prompts": float(len(selection.prompts)),
-        "preference/responses": float(made.responses["asked"] - made.responses["failed"] + made.responses["kept"]),
+        "preference/responses": float(
+            made.responses["asked"] - made.responses["failed"] + made.responses["kept"] - made.responses["cut"]
+        ),
         "preference/ratings": float(sum(made.ratings[key] for key in ("rated", "not_applicable", "kept"))),
         "preference/pairs": float(num_pairs),
         "preference/tied": float(made.binarised["tied"]),

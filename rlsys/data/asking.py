@@ -10,9 +10,14 @@ from rlsys.data.response_store import Key, ResponseStore
 
 
 async def ask_all(
-    backend: TextBackend, questions: Sequence[Question], store: ResponseStore, counts: Counter[str]
+    backend: TextBackend,
+    questions: Sequence[Question],
+    store: ResponseStore,
+    counts: Counter[str],
+    *,
+    with_cut: bool = False,
 ) -> dict[str, str]:
-    """The answer to each question by its key, without those that failed or were cut by the limit of tokens.
+    """The answer to each question by its key, without those that failed.
 
     Answers that the store has are not asked for again; new ones are stored as they come. A failure is not stored: the
     next run asks again.
@@ -21,26 +26,38 @@ async def ask_all(
         backend: the model.
         questions: with unique keys.
         store: keys are (question key, digest of its messages), so that a question which changed is asked anew.
-        counts: told `asked`, `kept`, `failed` and `failed/<kind>`.
+        counts: told `asked`, `kept`, `failed`, `failed/<kind>` and `cut`.
+        with_cut: whether a text that the limit of tokens cut is an answer too. It is stored and counted in any case.
     """
     answers: dict[str, str] = {}
+
+    def take(key: str, value: str | dict[str, str]) -> None:
+        """A cut text is stored as `{"cut": text}`."""
+        if isinstance(value, str):
+            answers[key] = value
+            return
+        counts["cut"] += 1
+        if with_cut:
+            answers[key] = value["cut"]
+
     missing: list[Question] = []
     for question in questions:
         key = _key(question)
         if key in store:
-            answers[question.key] = store[key]
+            take(question.key, store[key])
         else:
             missing.append(question)
-    counts["kept"] += len(answers)
+    counts["kept"] += len(questions) - len(missing)
     counts["asked"] += len(missing)
     if missing:
         async for question, answer in backend.answer_all(missing):
-            if answer.text is None or answer.cut:
+            if answer.text is None:
                 counts["failed"] += 1
-                counts[f"failed/{answer.failure or 'cut'}"] += 1
+                counts[f"failed/{answer.failure}"] += 1
                 continue
-            store.append(_key(question), answer.text)
-            answers[question.key] = answer.text
+            value = {"cut": answer.text} if answer.cut else answer.text
+            store.append(_key(question), value)
+            take(question.key, value)
     return answers
 
 

@@ -126,7 +126,7 @@ def _constraints(truth: object) -> Check:
         truth = truth[0]
     if not isinstance(truth, Mapping):
         raise RowRefused("bad_ground_truth", f"constraints are an object, not {str(truth)[:100]}")
-    if truth.get("func_name") in TULU_FUNCTIONS:
+    if str(truth.get("func_name")) in TULU_FUNCTIONS:
         return Check("tulu", _given(truth))
     if "func_name" in truth:
         return ifeval_check(*ifeval_of_tulu(truth))

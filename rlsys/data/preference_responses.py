@@ -79,7 +79,7 @@ async def collect_responses(
     responses: dict[str, list[Response]] = {}
     for prompt in prompts:
         there = [key for key in assigned[prompt.id] if (prompt.id, *key) in store]
-        whole = [key for key in there if not store[prompt.id, *key]["cut"]]
+        whole = [key for key in there if not store[prompt.id, *key].get("cut")]
         counts["cut"] += len(there) - len(whole)
         responses[prompt.id] = [
             _stored(store, prompt, model, sample, on_policy=model == on_policy) for model, sample in whole

@@ -122,7 +122,7 @@ async def _grow(
             Question(f"round/{number}/{place}", ({"role": "user", "content": _request(examples, settings)},))
             for place, examples in enumerate(shown)
         ]
-        texts = await ask_all(writer, questions, store, counts)
+        texts = await ask_all(writer, questions, store, counts, with_cut=True)  # of a list the whole tasks are read
         counts["rounds"] += 1
         for question in questions:
             for task in parse_tasks(texts.get(question.key, "")):

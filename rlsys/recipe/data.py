@@ -141,7 +141,7 @@ class DataSettings(Section):
     source: Annotated[tuple[SourceSettings, ...], Field(strict=False)] = ()
     """In order: `[[data.source]]`."""
     seed: int = 0
-    """Of what is drawn and in which order."""
+    """Of what is drawn and in which order; the recipe's seed is added to it."""
     wrong_rows: Literal["drop", "refuse"] = "drop"
     """`refuse`: the first wrong row stops the run, naming file, line and reason."""
     filters: FilterSettings = FilterSettings()

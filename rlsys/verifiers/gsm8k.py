@@ -85,19 +85,23 @@ def _candidates(text: str) -> list[tuple[str, Fraction | None]]:
 def _phrase(text: str) -> list[tuple[str, Fraction | None]]:
     """The last phrase such as "the answer is" that a number follows."""
     for phrase in list(_PHRASE.finditer(text))[-_MOST_PHRASES:][::-1]:
-        line = text[phrase.end() : phrase.end() + _MARKED_CHARS].lstrip("\n* ").partition("\n")[0]
+        rest = text[phrase.end() : phrase.end() + _MARKED_CHARS]
+        line = rest.lstrip("\n* ")
+        begins_line = "\n" in rest[: len(rest) - len(line)]
+        line = line.partition("\n")[0]
         if any(True for _ in find_numbers(_plain(line))):
-            return [("phrase", _marked_number(line))]
+            return [("phrase", _marked_number(line, begins_line=begins_line))]
     return []
 
 
-def _marked_number(marked: str) -> Fraction | None:
+def _marked_number(marked: str, *, begins_line: bool = False) -> Fraction | None:
     """The first number after a mark, behind the last `=` if there is one.
 
     None if another number is joined to it ("18 or 20", "50-8", "3,50"): that is a hedge or an expression, not a number.
     """
     line = _plain(marked.strip().partition("\n")[0][: MAX_DIGITS + _MARKED_CHARS]).rpartition("=")[2]
-    line = _SIGN_APART.sub(r"\1", line)  # after a mark it is no bullet
+    if not begins_line:  # else it is a bullet
+        line = _SIGN_APART.sub(r"\1", line)
     first = next(find_numbers(line), None)
     if first is None or first.operand or _HEDGE.match(line, first.end):
         return None

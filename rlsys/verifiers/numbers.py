@@ -18,8 +18,11 @@ _NUMBER = re.compile(
     r"(?:\s?/\s?(?P<denominator>[0-9]+)|[ ](?P<numerator>[0-9]+)/(?P<part>[0-9]+))?"
 )
 _INTEGER_GROUPS = (("exponent", 0), ("denominator", 1), ("part", 1))
-_OPERATOR_BEFORE = re.compile(rf"[0-9)%](?:\s*[+*/×÷^x{_MINUS}]\s*|:|\s+:\s*)$")  # but not the colon of "week 4: 18"
-_SIGN_FOLLOWS = re.compile(r"[=(]\s*$")
+_BLANK = r"[^\S\n]"
+_OPERATOR_BEFORE = re.compile(rf"[0-9)%](?:{_BLANK}*[+*/×÷^x{_MINUS}]{_BLANK}*|:|{_BLANK}+:{_BLANK}*)$")
+"""On the same line: the next one begins with a bullet. The colon of "week 4: 18" is none."""
+
+_SIGN_FOLLOWS = re.compile(rf"[=(]\s*{_CURRENCY}?\s*$")
 _LONGEST_LOOK_BACK = 12
 
 
@@ -52,8 +55,10 @@ def find_numbers(text: str) -> Iterator[NumberInText]:
         look_back = text[max(0, joint - _LONGEST_LOOK_BACK) : joint]
         operand = _OPERATOR_BEFORE.search(look_back) is not None
         # A sign apart from its number is a bullet or a dash, but for "= - 18".
-        apart = text[joint].isspace() and not _SIGN_FOLLOWS.search(text[: match.start()][-_LONGEST_LOOK_BACK:])
-        yield NumberInText(*match.span(), _value(match, signed=not operand and not apart), operand)
+        before_sign = text[max(0, match.start() - _LONGEST_LOOK_BACK) : match.start()]
+        apart = text[joint].isspace() and not _SIGN_FOLLOWS.search(before_sign)
+        value = _value(match, signed=not operand and not apart)
+        yield NumberInText(joint if apart else match.start(), match.end(), value, operand)
 
 
 def read_number(text: str) -> Fraction | None:

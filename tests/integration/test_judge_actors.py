@@ -16,7 +16,7 @@ from fake_openai_server import FakeOpenAI, true_rating
 from actors.judge import JudgeGroup, JudgeWorker, Judging
 from actors.rollout_texts import RolloutTexts
 from actors.rollout_worker import RolloutWorker
-from rlsys.data.judge_backend import LocalBackend, Question
+from rlsys.data.judge_backend import Answer, LocalBackend, Question
 from rlsys.data.preference_ratings import rate_responses
 from rlsys.data.preference_records import PreferencePrompt, RatedResponse, Response
 from rlsys.data.response_store import ResponseStore
@@ -121,11 +121,11 @@ def test_texts_of_a_real_engine_depend_on_the_question_and_not_on_its_batch(mode
     questions = [Question(f"k{index}", ({"role": "user", "content": text},)) for index, text in enumerate(contents)]
     together = texts.generate_text(questions)
     assert together == [texts.generate_text([question])[0] for question in questions]
-    assert len(set(together)) == 4, "the same prompt under another key is another sample"
+    assert len({answer.text for answer in together}) == 4, "the same prompt under another key is another sample"
 
-    async def through_backend() -> list[str | None]:
+    async def through_backend() -> list[Answer]:
         backend = LocalBackend(texts, name="tiny", batch_size=3)
-        return [answer.text async for _, answer in backend.answer_all(questions)]
+        return [answer async for _, answer in backend.answer_all(questions)]
 
     assert asyncio.run(through_backend()) == together
     ray.get(worker.close.remote(), timeout=60)

@@ -1,6 +1,5 @@
 """The killable pool against verifiers that hang, crash, eat memory and try to reach the world."""
 
-import asyncio
 import contextlib
 import json
 import os
@@ -255,16 +254,13 @@ def verdicts_of_repeated(num_workers: int) -> list[tuple]:
 
 
 def test_verdicts_are_the_same_everywhere():
-    """In another process with another hash seed, from a thread, under asyncio, with other numbers of workers."""
+    """In another process with another hash seed, from a thread, with other numbers of workers."""
     here = verdicts_of_repeated(2)
     assert here[: len(REPEATED)] * 5 == here
     from_thread: list[list[tuple]] = []
     thread = threading.Thread(target=lambda: from_thread.append(verdicts_of_repeated(1)))
     thread.start()
     thread.join()
-
-    async def from_loop() -> list[tuple]:
-        return verdicts_of_repeated(2)
 
     script = "import json, test_verifier_pool as t; print(json.dumps(t.verdicts_of_repeated(1)))"
     for seed in ("1", "2"):
@@ -274,4 +270,3 @@ def test_verdicts_are_the_same_everywhere():
         )
         assert [tuple(one) for one in json.loads(output.stdout)] == here
     assert from_thread == [here]
-    assert asyncio.run(from_loop()) == here

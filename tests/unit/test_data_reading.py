@@ -175,6 +175,14 @@ def test_tulu_constraints_become_ifeval_instructions(tmp_path: Path, function: d
     assert list(zip(*check.ground_truth.values(), strict=True)) == instructions
 
 
+@pytest.mark.parametrize("name", [["validate_title"], {"name": "validate_title"}, 7])
+def test_a_tulu_function_that_is_no_name_is_a_wrong_row(tmp_path: Path, name: object):
+    record = {"messages": [USER], "ground_truth": json.dumps({"func_name": name}), "dataset": "ifeval"}
+    drops = DropLog()
+    assert list(read_rows(written(tmp_path, record), drops=drops)) == []
+    assert drops.by_reason == {"unmapped_constraint": 1}
+
+
 def test_tulu_constraints_that_no_instruction_says_are_checked_as_they_are(tmp_path: Path):
     function = {"func_name": "verify_keyword_frequency", "word": "tea", "N": 2}
     truth = json.dumps(TULU_EMPTY | function)

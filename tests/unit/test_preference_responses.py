@@ -33,10 +33,16 @@ def test_a_cut_response_is_left_out_and_never_asked_for_again(tmp_path: Path):
     assert pool["long"].asked.total() == 3
 
 
-def test_a_cut_text_is_no_synthetic_answer(tmp_path: Path):
+def test_a_cut_text_is_an_answer_only_where_it_is_wanted(tmp_path: Path):
     questions = [Question(str(n), ({"role": "user", "content": str(n)},)) for n in range(2)]
     writer = ScriptedWriter(lambda question: "whole" if question.key == "0" else "cut…")
-    counts: Counter[str] = Counter()
-    with ResponseStore(tmp_path / "answers.jsonl") as store:
-        assert asyncio.run(ask_all(writer, questions, store, counts)) == {"0": "whole"}
-    assert counts == {"asked": 2, "kept": 0, "failed": 1, "failed/cut": 1}
+
+    def ask(with_cut: bool) -> tuple[dict[str, str], Counter[str]]:
+        counts: Counter[str] = Counter()
+        with ResponseStore(tmp_path / "answers.jsonl") as store:
+            return asyncio.run(ask_all(writer, questions, store, counts, with_cut=with_cut)), counts
+
+    assert ask(with_cut=False) == ({"0": "whole"}, Counter(asked=2, cut=1))
+    assert ask(with_cut=False) == ({"0": "whole"}, Counter(kept=2, cut=1))
+    assert ask(with_cut=True) == ({"0": "whole", "1": "cut…"}, Counter(kept=2, cut=1))
+    assert writer.asked.total() == 2, "nothing is asked for again"
