@@ -154,7 +154,7 @@ class JudgedPreferenceSettings(Section):
     rewriter: str | None = None
     """The pool's model that rewrites persona prompts with one constraint relaxed."""
     seed: int = 0
-    """Added to the recipe's; of every draw."""
+    """Of every draw; added to what follows from the recipe's seed and the place of the stage."""
 
     def _faults(self) -> Iterator[str]:
         names = [model.name for model in self.pool]
