@@ -9,10 +9,13 @@ import pytest
 
 from launch import recipe as recipe_module
 from launch.context import RunContext
+from rlsys.recipe.data import DataSettings, SourceSettings
+from rlsys.recipe.load import load_recipe
 from rlsys.recipe.stages import EvaluateStage
 from rlsys.rollouts.sampling_engine_settings import EngineSettings
 from rlsys.telemetry.trace import SpanRecorder
 
+QUIET = ('tracking.wandb="off"', "tracking.prometheus=false", "tracking.console=false")
 SFT, DPO = Path("01-sft/hf"), Path("02-dpo/hf")
 
 
@@ -109,3 +112,23 @@ def test_an_evaluation_that_was_interrupted_brings_the_policy_that_its_stage_nam
     result = recipe_module.run_stage(context, stage, folder)
     assert brought == [Path("model")]
     assert result["evaluation"] == {"eval/test/accuracy@T1": 0.5} and finished == [result]
+
+
+def test_every_stage_draws_from_a_seed_of_its_own_that_follows_from_the_runs(tmp_path: Path):
+    """RLVR's first prompts would be those of the preference stage, with the same answers."""
+    seeds = set()
+    for seed in (0, 1):
+        recipe = load_recipe("configs/quickstart.toml", [f"seed={seed}", *QUIET])
+        context: Any = SimpleNamespace(recipe=recipe, folder=tmp_path)
+        for number, stage in enumerate(recipe.stage, 1):
+            for _ in range(2):  # the same when it is resumed
+                with recipe_module.stage_context(context, stage, tmp_path / stage.label, number) as of_stage:
+                    seeds.add((seed, number, of_stage.seed))
+    assert len(seeds) == len({each for *_, each in seeds}) == 2 * 6
+
+
+def test_what_a_mixture_draws_follows_from_the_runs_seed():
+    context: Any = object.__new__(RunContext)
+    context.recipe, context.outputs = SimpleNamespace(seed=3), {}
+    data = DataSettings(seed=2, source=(SourceSettings(path="rows.jsonl"),))
+    assert context.resolve_data(data).seed == 5
